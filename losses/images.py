@@ -11,7 +11,7 @@ def color_l1(prediction: Tensor, target: Tensor) -> Tensor:
 def mask_cross_entropy(transmittance: Tensor, mask: Tensor, floor: float = 1e-3) -> Tensor:
     """Binary cross-entropy between rendered opacity and a mask, averaged over rays, always in float32.
 
-    NeuS (arXiv:2106.10689), Eq. 17. It takes the transmittance 1 - o, because o itself rounds to one.
+    As in NeuS (arXiv:2106.10689). It takes the transmittance 1 - o, because o itself rounds to one.
 
     Args:
         transmittance: (R,) share of light that passes the foreground.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def eikonal(gradient: Tensor, num_samples: int | None = None) -> Tensor:
-    """Mean squared deviation of the gradient's length from one: IGR (arXiv:2002.10099), Eq. 3.
+    """Mean squared deviation of the gradient's length from one: IGR (arXiv:2002.10099).
 
     Args:
         gradient: (..., 3) gradients of the field.
@@ -19,12 +19,12 @@ def eikonal(gradient: Tensor, num_samples: int | None = None) -> Tensor:
 
 
 def curvature(laplacian: Tensor, num_samples: int | None = None) -> Tensor:
-    """Mean absolute Laplacian of the field: Neuralangelo (arXiv:2306.03092), Eq. 8; arguments as for ``eikonal``."""
+    """Mean absolute Laplacian of the field: Neuralangelo (arXiv:2306.03092); arguments as for ``eikonal``."""
     return laplacian.abs().sum() / (num_samples or max(laplacian.numel(), 1))
 
 
 def zero_at_points(sdf: Tensor, kind: Literal["l1", "huber"] = "l1", huber_delta: float = 0.01) -> Tensor:
-    """Deviation from zero of (P,) field values at points of the surface: Geo-NeuS (arXiv:2205.15848), Eq. 12.
+    """Deviation from zero of (P,) field values at points of the surface: Geo-NeuS (arXiv:2205.15848).
 
     ``huber`` is quadratic below ``huber_delta`` (normalised unit), which forgives the noise of triangulated points.
     No points give zero.
