@@ -50,7 +50,7 @@ def invert_cdf(edges: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
     return edge_low + (edge_high - edge_low) * ((quantiles - cdf_low) / (cdf_high - cdf_low)).clamp(0, 1)
 
 
-def section_weights(distances: Tensor, sdf: Tensor, inv_s: float) -> Tensor:
+def section_weights(distances: Tensor, sdf: Tensor, inv_s: Tensor | float) -> Tensor:
     """Rendering weights of the intervals between neighbouring samples, from the SDF at their ends alone.
 
     The slope of an interval is the smaller of its own and the one before it, which keeps a thin wall from being

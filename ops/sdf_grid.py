@@ -62,7 +62,7 @@ class SdfGrid(nn.Module):
         near: Tensor,
         far: Tensor,
         num_sections: int,
-        inv_s: float,
+        inv_s: Tensor,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:
         """Borders of sections that are short where the cached surface is, and which rays pass nothing at all.
@@ -71,7 +71,7 @@ class SdfGrid(nn.Module):
             origins, directions: (R, 3) rays.
             near, far: (R,) where they are inside the unit sphere.
             num_sections: S sections a ray.
-            inv_s: the field's present sharpness.
+            inv_s: () the field's present sharpness.
             generator: jitter of the borders; ``None`` for none.
 
         Returns:
@@ -80,7 +80,7 @@ class SdfGrid(nn.Module):
         steps = torch.linspace(0, 1, self.num_probes, device=near.device, dtype=near.dtype)
         distances = near[:, None] + (far - near)[:, None] * steps
         sdf = self(points_along(origins, directions, distances))
-        inv_s = min(inv_s, self.sharpness / self.cell)
+        inv_s = inv_s.clamp(max=self.sharpness / self.cell)
         # beyond 8 / s the logistic passes less than a thousandth of its mass; two cells for what the lattice misses
         is_occupied = sdf.amin(dim=-1) < 8 / inv_s + 2 * self.cell
         jitter: Tensor | float = 0.5

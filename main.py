@@ -1,0 +1,130 @@
+"""The one program: ``python main.py {fit,validate,test,predict} --config configs/<experiment>.yaml``.
+
+Methods and datasets are named in the YAML by ``class_path`` and never here, so one from another package plugs in too.
+A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it goes into its subfolder ``test/``.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# torch's idle OpenMP threads would otherwise spin against the hash grid's: a factor of 2 to 20 on a busy CPU
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from jsonargparse import Namespace
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+ROOT = Path(__file__).parent
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+class BottegaCLI(LightningCLI):
+    """LightningCLI that links a method to its data and gives every run its folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Two arguments of our own, and what the method tells the data."""
+        parser.add_argument("--run_root", type=str, default="runs", help="folder that holds all runs")
+        parser.add_argument("--run_name", type=str | None, default=None, help="folder of this run; the config's name")
+        parser.link_arguments("trainer.max_steps", "model.init_args.max_steps")
+        parser.link_arguments("model", "data.init_args.reads", lambda model: set(model.reads), apply_on="instantiate")
+        parser.link_arguments("model", "data.init_args.reader", lambda model: type(model).__name__, "instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint that is meant, and send the loggers to the run's folder."""
+        config = self.config[self.subcommand]
+        if config.run_name is None:
+            config.run_name = Path(str(config.config[0])).stem if config.config else "run"
+        runs = Path(config.run_root, config.run_name)
+        if config.ckpt_path == "last" or (config.ckpt_path is None and self.subcommand != "fit"):
+            config.ckpt_path = str(newest_checkpoint(runs))
+            print(f"{self.subcommand}: checkpoint {config.ckpt_path}")
+        if self.subcommand == "fit":
+            place_loggers(config.trainer.logger, runs, None)
+        else:
+            run = run_of(config.ckpt_path)
+            place_loggers(config.trainer.logger, *((run, self.subcommand) if run else (runs, None)))
+
+
+def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
+    """Send every logger of the config to ``folder`` and there to ``version``, or to the next free one."""
+    for logger in loggers if isinstance(loggers, list) else []:
+        is_wandb = "name" in logger.init_args and "project" in logger.init_args
+        logger.init_args.name = folder.name
+        logger.init_args.save_dir = str(folder if is_wandb else folder.parent)
+        logger.init_args.version = None if is_wandb else version  # W&B's version is the identity of its run
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The last checkpoint of the newest run below a folder; a ``ValueError`` where there is none."""
+    found = sorted(folder.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(
+            f"no run below {folder}/ has a checkpoint (looked for **/checkpoints/last.ckpt); "
+            "run `python main.py fit --config configs/<experiment>.yaml` first or give --ckpt_path"
+        )
+    return found[-1]
+
+
+def run_of(checkpoint: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in, if it lies in one."""
+    folder = Path(checkpoint).parent.parent
+    return folder if (folder / "config.yaml").is_file() else None
+
+
+def with_config_of_run(args: list[str]) -> list[str]:
+    """Arguments with the run's own ``--config`` put in where a command other than ``fit`` was given none.
+
+    Without ``--ckpt_path`` it is the newest run, and which one is printed.
+    """
+    given = {arg.split("=")[0] for arg in args}
+    if not args or args[0] not in COMMANDS[1:] or given & {"--config", "-c", "--help", "-h", "--model", "--print_config"}:
+        return args
+    command, *rest = args
+    values = dict(zip(rest, rest[1:], strict=False)) | dict(arg.split("=", 1) for arg in rest if "=" in arg)
+    checkpoint = values.get("--ckpt_path")
+    if checkpoint in (None, "last"):
+        newest = newest_checkpoint(Path(values.get("--run_root", "runs")))
+        rest = [arg for arg in rest if arg not in ("--ckpt_path=last",)]
+        if "--ckpt_path" in rest:
+            position = rest.index("--ckpt_path")
+            del rest[position : position + 2]
+        checkpoint = str(newest)
+        rest += ["--ckpt_path", checkpoint]
+        print(f"{command}: no run was named; taking the newest, {newest.parent.parent}")
+    run = run_of(checkpoint)
+    if run is None:
+        raise ValueError(
+            f"--ckpt_path {checkpoint}: " + ("no such file" if not Path(checkpoint).is_file() else "no config.yaml beside it")
+            + f"; give the experiment too: python main.py {command} --config <file.yaml> --ckpt_path {checkpoint}"
+        )
+    return [command, "--config", str(run / "config.yaml"), *rest]
+
+
+def main(args: list[str] | None = None) -> BottegaCLI:
+    """Run one command: that of the command line, or of ``args`` when called from Python."""
+    if args is None:
+        sys.argv[1:] = with_config_of_run(sys.argv[1:])
+    else:
+        args = with_config_of_run(args)
+    defaults = {"default_config_files": [str(ROOT / "configs" / "defaults.yaml")]}
+    return BottegaCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={command: defaults for command in COMMANDS},
+        auto_configure_optimizers=False,
+        args=args,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        if os.environ.get("BOTTEGA_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}\n(set BOTTEGA_TRACEBACK=1 to see where it was raised)")
