@@ -6,13 +6,13 @@ A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it
 
 import os
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
 # torch's idle OpenMP threads would otherwise spin against the hash grid's: a factor of 2 to 20 on a busy CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -79,27 +79,25 @@ def with_config_of_run(args: list[str]) -> list[str]:
     Without ``--ckpt_path`` it is the newest run, and which one is printed.
     """
     given = {arg.split("=")[0] for arg in args}
-    if not args or args[0] not in COMMANDS[1:] or given & {"--config", "-c", "--help", "-h", "--model", "--print_config"}:
+    if not given & set(COMMANDS[1:]) or given & {"--config", "-c", "--help", "-h", "--model"}:
         return args
-    command, *rest = args
-    values = dict(zip(rest, rest[1:], strict=False)) | dict(arg.split("=", 1) for arg in rest if "=" in arg)
-    checkpoint = values.get("--ckpt_path")
-    if checkpoint in (None, "last"):
-        newest = newest_checkpoint(Path(values.get("--run_root", "runs")))
-        rest = [arg for arg in rest if arg not in ("--ckpt_path=last",)]
-        if "--ckpt_path" in rest:
-            position = rest.index("--ckpt_path")
-            del rest[position : position + 2]
-        checkpoint = str(newest)
-        rest += ["--ckpt_path", checkpoint]
-        print(f"{command}: no run was named; taking the newest, {newest.parent.parent}")
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("command")
+    parser.add_argument("--ckpt_path", default="last")
+    parser.add_argument("--run_root", default="runs")
+    known, rest = parser.parse_known_args(args)
+    checkpoint = Path(known.ckpt_path)
+    if known.ckpt_path == "last":
+        checkpoint = newest_checkpoint(Path(known.run_root))
+        print(f"{known.command}: no checkpoint was named; taking that of the newest run, {checkpoint.parent.parent}")
     run = run_of(checkpoint)
     if run is None:
+        problem = "no config.yaml in its run folder" if checkpoint.is_file() else "no such file"
         raise ValueError(
-            f"--ckpt_path {checkpoint}: " + ("no such file" if not Path(checkpoint).is_file() else "no config.yaml beside it")
-            + f"; give the experiment too: python main.py {command} --config <file.yaml> --ckpt_path {checkpoint}"
+            f"--ckpt_path {checkpoint}: {problem}; expected <run>/checkpoints/<name>.ckpt of a run folder, or type "
+            f"python main.py {known.command} --config <experiment>.yaml --ckpt_path <checkpoint>"
         )
-    return [command, "--config", str(run / "config.yaml"), *rest]
+    return [known.command, "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), *rest]
 
 
 def main(args: list[str] | None = None) -> BottegaCLI:

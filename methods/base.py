@@ -28,7 +28,7 @@ class Method(LightningModule):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Batch keys that training needs; ``"rays"`` stands for a RayBatch's origins, directions, colours and indices."""
+        """Batch keys that training needs; ``"rays"`` stands for all of a RayBatch that is always there."""
         raise NotImplementedError
 
     @property

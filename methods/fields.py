@@ -4,15 +4,16 @@ Letters: H hidden features; A features of the awake levels of a hash grid; C cha
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from ops.hash_grid.grid import HashGrid
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ops.derivatives import derivatives_from_taps, tap_offsets
 from ops.encodings import fourier_encoding, inverted_sphere
-from ops.hash_grid.grid import HashGrid
 
 
 class SDFNetwork(nn.Module):
@@ -88,7 +89,7 @@ class ColorNetwork(nn.Module):
     def __init__(self, feature_size: int, hidden_size: int, num_layers: int, appearance_size: int) -> None:
         super().__init__()
         sizes = [3 + 16 + 3 + feature_size + appearance_size, *[hidden_size] * num_layers]
-        self.layers = nn.ModuleList(weight_norm(nn.Linear(i, o)) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(weight_norm(nn.Linear(i, o)) for i, o in pairwise(sizes))
         self.rgb = weight_norm(nn.Linear(sizes[-1], 3))
 
     def forward(self, points: Tensor, harmonics: Tensor, normals: Tensor, feature: Tensor, code: Tensor) -> Tensor:

@@ -13,11 +13,14 @@ network: 365.4 M table parameters and about 1.1 M in the networks.
 """
 
 import math
-from functools import partial
 from typing import Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
+from ops.cameras import pixel_centers, pixel_rays
+from ops.chunks import map_chunks
+from ops.hash_grid.grid import HashGrid
+from ops.isosurface import extract_surface
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -25,11 +28,7 @@ from losses.images import color_l1, mask_cross_entropy
 from losses.surfaces import curvature, eikonal, zero_at_points
 from methods.base import Method
 from methods.fields import BackgroundNetwork, ColorNetwork, SDFNetwork
-from ops.cameras import pixel_centers, pixel_rays
-from ops.chunks import map_chunks
 from ops.encodings import spherical_harmonics
-from ops.hash_grid.grid import HashGrid
-from ops.isosurface import extract_surface
 from ops.rays import points_along, unit_sphere_intersection
 from ops.rendering import alpha_from_density, alpha_from_sdf, annealed_slope, composite, weights_from_alpha
 from ops.sampling import hierarchical_distances, sections, stratified_distances
@@ -100,7 +99,7 @@ class Neuralangelo(Method):
 
     def __init__(
         self,
-        optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-2),
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=1e-2),
         lr_schedule: Schedule | None = WarmupThenSteps(),
         max_steps: int = 500_000,
         num_levels: int = 16,

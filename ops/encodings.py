@@ -54,6 +54,6 @@ def spherical_harmonics(directions: Tensor) -> Tensor:
 
 
 def inverted_sphere(points: Tensor) -> Tensor:
-    """(..., 3) points outside the unit sphere as (..., 4) direction and inverse distance: NeRF++ (arXiv:2010.07492), §4."""
+    """(..., 3) points outside the unit sphere as (..., 4) direction and inverse distance: NeRF++ (arXiv:2010.07492)."""
     radius = points.norm(dim=-1, keepdim=True)
     return torch.cat([points / radius, 1 / radius], dim=-1)

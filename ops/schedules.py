@@ -3,29 +3,29 @@
 A shorter run therefore passes through the same schedule, and a resumed one goes on exactly where it was.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 
-class Schedule(Protocol):
+class Schedule(ABC):
     """A factor for every progress in [0, 1]."""
 
-    def __call__(self, progress: float) -> float: ...
+    @abstractmethod
+    def __call__(self, progress: float) -> float:
+        """The factor."""
 
 
-@dataclass(frozen=True)
-class WarmupThenSteps:
+class WarmupThenSteps(Schedule):
     """Linear rise from 0 to 1, then constant, times ``factor`` after each milestone.
 
-    Attributes:
+    Args:
         warmup: progress at which 1 is reached.
         milestones: progresses after which the value is multiplied by ``factor``.
         factor: what it is multiplied by.
     """
 
-    warmup: float = 0.01
-    milestones: list[float] = field(default_factory=lambda: [0.6, 0.8])
-    factor: float = 0.1
+    def __init__(self, warmup: float = 0.01, milestones: Sequence[float] = (0.6, 0.8), factor: float = 0.1) -> None:
+        self.warmup, self.milestones, self.factor = warmup, milestones, factor
 
     def __call__(self, progress: float) -> float:
         if progress < self.warmup:
@@ -33,17 +33,16 @@ class WarmupThenSteps:
         return self.factor ** sum(progress > milestone for milestone in self.milestones)
 
 
-@dataclass(frozen=True)
-class WarmupThenDecay:
+class WarmupThenDecay(Schedule):
     """Linear rise from 0 to 1, then exponential decay to ``final`` at the end of the run.
 
-    Attributes:
+    Args:
         warmup: progress at which 1 is reached.
         final: value at the end.
     """
 
-    warmup: float = 0.01
-    final: float = 0.1
+    def __init__(self, warmup: float = 0.01, final: float = 0.1) -> None:
+        self.warmup, self.final = warmup, final
 
     def __call__(self, progress: float) -> float:
         if progress < self.warmup:
