@@ -1,0 +1,172 @@
+"""Random rays of one scene, drawn as whole batches.
+
+Batch number b of a rank is a pure function of (seed, rank, b): workers only share out the numbers. So a run resumed at
+batch b continues exactly as a straight one, with any number of workers, and no two ranks draw the same rays.
+"""
+
+import itertools
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ops.cameras import pixel_rays
+from ops.types import RayBatch
+
+if TYPE_CHECKING:
+    from datamodules.scene import Scene
+
+
+class RayDataset(IterableDataset):
+    """An endless stream of RayBatches from the photographs of a scene.
+
+    Pixels stay uint8 until they are drawn, and rays are made for drawn pixels only.
+
+    Args:
+        scene: the photographs and their cameras.
+        views: indices of the photographs to draw from.
+        reads: which of "rays", "ray_masks" and "sparse_points" a batch holds.
+        rays_per_batch: rays in a batch.
+        images_per_batch: photographs that the rays of one batch come from, each visited equally often in a shuffled
+            order that all ranks share; ``None`` draws every ray from any photograph.
+        foreground_share: this share of the rays is drawn from pixels inside the dilated mask, the rest uniformly.
+        mask_margin: by how many pixels (up, down, left and right) the mask is dilated for that.
+        sparse_points_per_batch: most sparse points in a batch.
+        seed: first part of the seed of every batch.
+        rank: second part, the process among ``num_ranks`` that train together.
+        num_ranks: processes that train together.
+    """
+
+    def __init__(
+        self,
+        scene: "Scene",
+        views: list[int],
+        reads: Collection[str] = ("rays",),
+        *,
+        rays_per_batch: int = 512,
+        images_per_batch: int | None = 1,
+        foreground_share: float = 0.0,
+        mask_margin: int = 8,
+        sparse_points_per_batch: int = 1024,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.views = torch.tensor(views)
+        self.rays_per_batch, self.images_per_batch = rays_per_batch, images_per_batch
+        self.num_foreground = round(foreground_share * rays_per_batch)
+        self.sparse_points_per_batch = sparse_points_per_batch
+        self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
+        self.height, self.width = scene.images.shape[1:3]
+        self.pixels = scene.images.reshape(-1, 3)
+        self.intrinsics, self.camera_to_world = scene.intrinsics, scene.camera_to_world
+        self.coverage = scene.masks.reshape(-1) if "ray_masks" in reads else None
+        self.sparse_points = scene.sparse_points if "sparse_points" in reads else None
+        if self.num_foreground:
+            self.foreground, self.foreground_offsets = foreground_pixels(scene.masks, mask_margin)
+        # shared memory: workers that live on into the next epoch must see where it starts
+        self._first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def start_at(self, batch: int) -> None:
+        """Let the next iteration begin with this batch number."""
+        self._first_batch.fill_(batch)
+
+    def __iter__(self) -> Iterator[RayBatch]:
+        worker = get_worker_info()
+        # a DataLoader takes batches from its workers in turn, so worker w of n owns the numbers w, w + n, w + 2n, ...
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for index in itertools.count(int(self._first_batch) + offset, stride):
+            yield self.batch(index)
+
+    def batch(self, index: int) -> RayBatch:
+        """Batch number ``index`` of this rank."""
+        generator = _generator(self.seed, self.rank, index)
+        views = self._batch_views(index)
+        if views is None:
+            image_index = self.views[torch.randint(len(self.views), (self.rays_per_batch,), generator=generator)]
+        else:
+            image_index = views[torch.arange(self.rays_per_batch) % len(views)]
+        pixel_index = self._draw_pixels(image_index, generator)
+        flat_index = image_index * (self.height * self.width) + pixel_index
+        centers = torch.stack([pixel_index % self.width, pixel_index // self.width], dim=-1) + 0.5
+        origins, directions = pixel_rays(centers, self.intrinsics[image_index], self.camera_to_world[image_index])
+        batch = RayBatch(
+            origins=origins,
+            directions=directions,
+            colors=self.pixels[flat_index].float() / 255,
+            image_index=image_index,
+        )
+        if self.coverage is not None:
+            batch["ray_masks"] = self.coverage[flat_index].float() / 255
+        if self.sparse_points is not None:
+            seen_in = image_index.unique() if views is None else views.unique()
+            batch["sparse_points"] = self._draw_sparse_points(seen_in, generator)
+        return batch
+
+    def _batch_views(self, index: int) -> Tensor | None:
+        if self.images_per_batch is None:
+            return None
+        first = (index * self.num_ranks + self.rank) * self.images_per_batch
+        turns = [divmod(turn, len(self.views)) for turn in range(first, first + self.images_per_batch)]
+        # the order of one round through all photographs; -1 is no rank, so no batch shares its seed
+        orders = {
+            turn: torch.randperm(len(self.views), generator=_generator(self.seed, -1, turn))
+            for turn in {turn for turn, _ in turns}
+        }
+        return self.views[torch.stack([orders[turn][position] for turn, position in turns])]
+
+    def _draw_pixels(self, image_index: Tensor, generator: torch.Generator) -> Tensor:
+        pixels = torch.randint(self.height * self.width, image_index.shape, generator=generator)
+        if self.num_foreground:
+            image_index = image_index[: self.num_foreground]
+            first, last = self.foreground_offsets[image_index], self.foreground_offsets[image_index + 1]
+            # float64, since float32 steps over pixels where a photograph has more than 2^24
+            uniform = torch.rand(self.num_foreground, generator=generator, dtype=torch.float64)
+            pixels[: self.num_foreground] = self.foreground[first + (uniform * (last - first)).long()].long()
+        return pixels
+
+    def _draw_sparse_points(self, views: Tensor, generator: torch.Generator) -> Tensor:
+        points, offsets, point_index = (
+            self.sparse_points.points,
+            self.sparse_points.view_offsets,
+            self.sparse_points.view_point_index,
+        )
+        counts = offsets[views + 1] - offsets[views]
+        ends = counts.cumsum(0)
+        total = int(ends[-1])
+        if total <= self.sparse_points_per_batch:
+            seen = [point_index[offsets[view] : offsets[view + 1]] for view in views.tolist()]
+            return points[torch.cat(seen).unique()]
+        slots = torch.randint(total, (self.sparse_points_per_batch,), generator=generator)
+        which = torch.searchsorted(ends, slots, right=True)
+        return points[point_index[offsets[views[which]] + slots - (ends - counts)[which]]]
+
+
+def foreground_pixels(masks: Tensor, margin: int) -> tuple[Tensor, Tensor]:
+    """Pixels inside the dilated masks, photograph after photograph.
+
+    Args:
+        masks: (V, H, W) uint8 coverage; foreground is at least one half.
+        margin: pixels by which the foreground grows to each side (a square, so corners grow further).
+
+    Returns:
+        ``pixels`` (F,) int32 row-major indices within their photograph, and ``offsets`` (V + 1,) int64: those of
+        photograph v are ``pixels[offsets[v]:offsets[v + 1]]``.
+    """
+    pixels, counts = [], [0]
+    for mask in masks:
+        grown = (mask > 127).float()[None, None]
+        for kernel, padding in (((1, 2 * margin + 1), (0, margin)), ((2 * margin + 1, 1), (margin, 0))):
+            grown = torch.nn.functional.max_pool2d(grown, kernel, stride=1, padding=padding)
+        pixels.append(grown.flatten().nonzero()[:, 0].int())
+        counts.append(len(pixels[-1]))
+    return torch.cat(pixels), torch.tensor(counts).cumsum(0)
+
+
+def _generator(seed: int, rank: int, index: int) -> torch.Generator:
+    # seeds that merely add up would give neighbouring ranks each other's batches
+    mixed = np.random.SeedSequence([seed, rank + 1, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> 1))

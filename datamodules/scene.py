@@ -1,0 +1,373 @@
+"""One scene of posed photographs: what it is, what is checked about it, and its DataModule."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from datamodules.rays import RayDataset, foreground_pixels
+from ops.cameras import pixel_centers, pixel_rays, project
+from ops.types import ObjectBatch, Observation, RayBatch
+
+DATASETS_WITH: dict[str, tuple[str, ...]] = {
+    "rays": ("DTU", "SyntheticScene"),
+    "ray_masks": ("DTU", "SyntheticScene"),
+    "sparse_points": ("DTU",),
+    "images": ("DTU", "SyntheticScene"),
+    "masks": ("DTU", "SyntheticScene"),
+    "surface_points": ("DTU", "SyntheticScene"),
+    "surface_normals": ("SyntheticScene",),
+    "observations": ("DTU", "SyntheticScene"),
+}
+"""Which datasets can fill a key, for the error of one that cannot."""
+
+PHOTOGRAPH_KEYS = frozenset({"images", "intrinsics", "camera_to_world", "image_index"})
+
+
+@dataclass(frozen=True)
+class SparsePoints:
+    """Points triangulated from the photographs, and which photograph saw which.
+
+    Attributes:
+        points: (P, 3) float32, normalised frame.
+        view_offsets: (V + 1,) int64.
+        view_point_index: (K,) int64; photograph v saw points ``view_point_index[view_offsets[v]:view_offsets[v + 1]]``.
+    """
+
+    points: Tensor
+    view_offsets: Tensor
+    view_point_index: Tensor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Photographs of one thing with their cameras, and what is known about the thing.
+
+    Attributes:
+        name: what it is called in tables, files and errors.
+        category: the dataset's word for its kind.
+        images: (V, H, W, 3) uint8, sRGB.
+        intrinsics: (V, 3, 3) float32, pixels; the centre of the top-left pixel is (0.5, 0.5).
+        camera_to_world: (V, 4, 4) float32, OpenCV axes, normalised frame.
+        normalized_to_dataset: (4, 4) float64 similarity into the dataset's frame and unit.
+        image_names: V names, for errors.
+        masks: (V, H, W) uint8, foreground coverage, 255 is all of the pixel; ``None`` where there are none.
+        sparse_points: triangulated points; ``None`` where there are none or nobody reads them.
+        surface_points: (N, 3) float32, samples of the true surface, normalised frame; ``None`` where unknown.
+        surface_normals: (N, 3) float32, their unit outward normals; ``None`` where unknown.
+        observation: what the dataset's protocol knows beside the truth; ``None`` where there is no protocol.
+        depth: (V, H, W) float32, true distance along the ray of each pixel's centre, infinite past the object;
+            ``None`` where unknown.
+    """
+
+    name: str
+    category: str
+    images: Tensor
+    intrinsics: Tensor
+    camera_to_world: Tensor
+    normalized_to_dataset: Tensor
+    image_names: list[str]
+    masks: Tensor | None = None
+    sparse_points: SparsePoints | None = None
+    surface_points: Tensor | None = None
+    surface_normals: Tensor | None = None
+    observation: Observation | None = None
+    depth: Tensor | None = None
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of the ObjectBatch and RayBatch that this scene can fill."""
+        found = {"rays", "normalized_to_dataset", *PHOTOGRAPH_KEYS}
+        if self.masks is not None:
+            found |= {"masks", "ray_masks"}
+        optional = ("sparse_points", "surface_points", "surface_normals")
+        found |= {key for key in optional if getattr(self, key) is not None}
+        return frozenset(found | ({"observations"} if self.observation is not None else set()))
+
+
+def check_scene(scene: Scene) -> None:
+    """Refuse a scene that would train for hours towards nothing.
+
+    Raises:
+        ValueError: counts or sizes differ, a camera is no camera, all cameras are inside the unit sphere, or no ray
+            of any photograph meets it.
+    """
+    num_views, height, width = scene.images.shape[:3]
+    if not num_views == len(scene.intrinsics) == len(scene.camera_to_world):
+        raise ValueError(
+            f"{scene.name}: {num_views} images but {len(scene.camera_to_world)} cameras; "
+            "check that all images are there"
+        )
+    if scene.masks is not None and scene.masks.shape != (num_views, height, width):
+        raise ValueError(
+            f"{scene.name}: masks of shape {tuple(scene.masks.shape)} for images of shape "
+            f"{(num_views, height, width)}; each image needs a mask of its own size"
+        )
+    for name, intrinsics, pose in zip(scene.image_names, scene.intrinsics, scene.camera_to_world, strict=True):
+        values = torch.cat([intrinsics.flatten(), pose.flatten()])
+        if not values.isfinite().all():
+            raise ValueError(f"{scene.name}: the camera of {name} has entries that are not finite")
+        if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or abs(torch.linalg.det(pose[:3, :3]) - 1) > 1e-3:
+            raise ValueError(
+                f"{scene.name}: the camera of {name} is singular or mirrored: focal lengths {intrinsics[0, 0]:.6g}, "
+                f"{intrinsics[1, 1]:.6g}, rotation of determinant {torch.linalg.det(pose[:3, :3]):.6g} (expected 1)"
+            )
+    distances = scene.camera_to_world[:, :3, 3].norm(dim=-1)
+    if (distances < 1).all():
+        raise ValueError(
+            f"{scene.name}: all {num_views} cameras are inside the unit sphere, at most {distances.max():.3g} from its "
+            "centre; an object must be seen from outside. Check the normalisation (scale_mat); scenes that are "
+            "photographed from inside, rooms for instance, are not supported by this dataset"
+        )
+    if not any(_sees_unit_sphere(scene, view) for view in range(num_views)):
+        raise ValueError(
+            f"{scene.name}: no ray of any photograph meets the unit sphere, in which the object must lie; its centre "
+            f"is {distances.min():.3g} to {distances.max():.3g} from the cameras. Check the normalisation (scale_mat) and "
+            "the direction of the poses (camera to world, z forward)"
+        )
+
+
+def _sees_unit_sphere(scene: Scene, view: int) -> bool:
+    height, width = scene.images.shape[1:3]
+    intrinsics, pose = scene.intrinsics[view], scene.camera_to_world[view]
+    grid = pixel_centers(33, 33) * torch.tensor([width / 33, height / 33])
+    # the grid could step over a small image of the sphere, but not where its centre projects
+    center, depth = project(torch.zeros(1, 3), intrinsics, pose)
+    if depth[0] > 0:
+        grid = torch.cat([grid, center.clamp(min=torch.zeros(2), max=torch.tensor([width, height]))])
+    origins, directions = pixel_rays(grid, intrinsics, pose)
+    along = -(origins * directions).sum(-1)
+    closest = (origins + along.clamp(min=0)[:, None] * directions).norm(dim=-1)
+    return bool((closest < 1).any())
+
+
+def object_batch(scene: Scene, views: list[int], downscale: int = 1) -> ObjectBatch:
+    """The scene as a batch of one object, seen in some of its photographs.
+
+    Args:
+        scene: what to show.
+        views: which photographs; none leaves out the keys that speak of photographs.
+        downscale: factor by which they are made smaller, by area averaging.
+
+    Returns:
+        Every key that the scene can fill, but the rays.
+    """
+    batch = ObjectBatch(
+        normalized_to_dataset=scene.normalized_to_dataset.float()[None],
+        object_index=torch.zeros(1, dtype=torch.int64),
+        object_id=[scene.name],
+        category=[scene.category],
+    )
+    if views:
+        intrinsics = scene.intrinsics[views].clone()
+        intrinsics[:, :2] /= downscale
+        images = scene.images[views].permute(0, 3, 1, 2)
+        batch["images"] = torch.nn.functional.avg_pool2d(images.float() / 255, downscale)[None]
+        batch["intrinsics"] = intrinsics[None]
+        batch["camera_to_world"] = scene.camera_to_world[views][None]
+        batch["image_index"] = torch.tensor([views])
+        if scene.masks is not None:
+            batch["masks"] = torch.nn.functional.avg_pool2d(scene.masks[views].float() / 255, downscale)[None]
+    if scene.surface_points is not None:
+        batch["surface_points"] = scene.surface_points[None]
+    if scene.surface_normals is not None:
+        batch["surface_normals"] = scene.surface_normals[None]
+    if scene.observation is not None:
+        batch["observations"] = [scene.observation]
+    return batch
+
+
+class SceneDataModule(LightningDataModule):
+    """Base of every dataset that is one scene of posed photographs.
+
+    Args:
+        rays_per_batch: Rays in a training batch, for each process.
+        images_per_batch: Photographs that the rays of one batch come from; null draws every ray from any photograph.
+        foreground_share: This share of the rays is drawn from pixels inside the dilated mask, the rest uniformly.
+        mask_margin: Pixels by which the mask is dilated for that.
+        sparse_points_per_batch: Most structure-from-motion points in a batch, where the method reads them.
+        held_out: Views never trained on, by index, or every n-th (0, n, 2n, ...); validation and test show them.
+        val_views: Number of held-out views that validation shows; null is all of them. Test always shows all.
+        eval_downscale: Whole factor by which held-out views are made smaller.
+        num_workers: Processes that draw batches beside the training process.
+        seed: Seed of the rays.
+        reads: Keys that a training batch must hold; null is the rays alone. The command line takes it from the method.
+        reader: Name of the method, for errors.
+    """
+
+    provides: frozenset[str]
+    """Keys that scenes of this dataset may have; one scene may have fewer."""
+
+    def __init__(
+        self,
+        *,
+        rays_per_batch: int = 512,
+        images_per_batch: int | None = 1,
+        foreground_share: float = 0.0,
+        mask_margin: int = 8,
+        sparse_points_per_batch: int = 1024,
+        held_out: list[int] | int | None = None,
+        val_views: int | None = None,
+        eval_downscale: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+        reads: set[str] | None = None,
+        reader: str = "the method",
+    ) -> None:
+        super().__init__()
+        self.rays_per_batch, self.images_per_batch = rays_per_batch, images_per_batch
+        self.foreground_share, self.mask_margin = foreground_share, mask_margin
+        self.sparse_points_per_batch = sparse_points_per_batch
+        self.held_out, self.val_views, self.eval_downscale = held_out, val_views, eval_downscale
+        self.num_workers, self.seed = num_workers, seed
+        self.reads = frozenset({"rays"} if reads is None else reads)
+        self.reader = reader
+        self.scene: Scene | None = None
+        self.train_views: list[int] = []
+        self.held_out_views: list[int] = []
+        self._resumed_at = 0
+
+    @abstractmethod
+    def load_scene(self) -> Scene:
+        """Read the scene from disk; called once in every process."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the scene, check it, and split its views.
+
+        Raises:
+            ValueError: the scene is broken, or lacks what the method reads.
+        """
+        if self.scene is not None:
+            return
+        self._check_reads(self.provides, type(self).__name__)
+        scene = self.load_scene()
+        check_scene(scene)
+        self._check_reads(scene.keys, scene.name)
+        self.train_views, self.held_out_views = split_views(scene.name, len(scene.images), self.held_out)
+        self._check_sampling(scene)
+        self.scene = scene
+
+    def _check_reads(self, available: frozenset[str], name: str) -> None:
+        for key in sorted(self.reads - available):
+            others = ", ".join(DATASETS_WITH.get(key, ())) or "none of the datasets here"
+            raise ValueError(f"{self.reader} reads {key!r}, which {name} does not have; datasets that can: {others}")
+
+    def _check_sampling(self, scene: Scene) -> None:
+        if self.images_per_batch is not None and not 1 <= self.images_per_batch <= len(self.train_views):
+            raise ValueError(
+                f"{scene.name}: images_per_batch is {self.images_per_batch}, but there are {len(self.train_views)} "
+                "training views; take fewer, or null for rays from all of them"
+            )
+        if not 0 <= self.foreground_share <= 1:
+            raise ValueError(f"foreground_share is {self.foreground_share}, expected a share between 0 and 1")
+        if self.foreground_share and scene.masks is None:
+            raise ValueError(
+                f"{scene.name}: foreground_share is {self.foreground_share}, but there are no masks; set it to 0"
+            )
+        if self.foreground_share:
+            _, offsets = foreground_pixels(scene.masks[self.train_views], 0)
+            for view, count in zip(self.train_views, offsets.diff().tolist(), strict=True):
+                if count == 0:
+                    raise ValueError(
+                        f"{scene.name}: the mask of {scene.image_names[view]} is empty, so that no foreground ray can "
+                        "be drawn there; repair it, hold this view out, or set foreground_share to 0"
+                    )
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless random rays, or, for a method that reads no rays, the training views as one object."""
+        if "rays" not in self.reads:
+            return self._object_loader(self.train_views, downscale=1)
+        dataset = RayDataset(
+            self.scene,
+            self.train_views,
+            self.reads,
+            rays_per_batch=self.rays_per_batch,
+            images_per_batch=self.images_per_batch,
+            foreground_share=self.foreground_share,
+            mask_margin=self.mask_margin,
+            sparse_points_per_batch=self.sparse_points_per_batch,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            num_ranks=self.trainer.world_size if self.trainer else 1,
+        )
+        return RayLoader(dataset, batches_trained=self.batches_trained, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
+        """The scene with the first ``val_views`` held-out views."""
+        return self._object_loader(self.held_out_views[: self.val_views], self.eval_downscale)
+
+    def test_dataloader(self) -> DataLoader:
+        """The scene with all held-out views; without photographs where nothing is held out."""
+        return self._object_loader(self.held_out_views, self.eval_downscale)
+
+    def predict_dataloader(self) -> DataLoader:
+        """As for test."""
+        return self.test_dataloader()
+
+    def _object_loader(self, views: list[int], downscale: int) -> DataLoader:
+        objects = [object_batch(self.scene, views, downscale)]
+        # every rank gets the one object: left to itself, Lightning would hand rank 1 nothing to predict and fail
+        sampler = DistributedSampler(objects, num_replicas=1, rank=0, shuffle=False)
+        return DataLoader(dataset=objects, batch_size=1, sampler=sampler, collate_fn=itemgetter(0))
+
+    def batches_trained(self) -> int:
+        """Number of the batch at which training goes on."""
+        if self.trainer is None:
+            return self._resumed_at
+        # batches, not optimizer steps: the two differ where gradients accumulate
+        return max(self._resumed_at, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream of batches stands."""
+        return {"batches_trained": self.batches_trained()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the stream of batches go on where a saved run stood."""
+        self._resumed_at = state_dict["batches_trained"]
+
+
+class RayLoader(DataLoader):
+    """A DataLoader whose every epoch continues the stream of rays instead of starting it again.
+
+    Args:
+        dataset: the stream.
+        batches_trained: says how many of its batches were trained on.
+        num_workers: processes that draw batches.
+    """
+
+    def __init__(self, dataset: RayDataset, batches_trained: Any, num_workers: int) -> None:
+        super().__init__(dataset=dataset, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
+        self.batches_trained = batches_trained
+
+    def __iter__(self) -> Iterator[RayBatch]:
+        self.dataset.start_at(self.batches_trained())
+        return super().__iter__()
+
+
+def split_views(name: str, num_views: int, held_out: list[int] | int | None) -> tuple[list[int], list[int]]:
+    """Views to train on and views to hold out, in that order.
+
+    Args:
+        name: the scene, for errors.
+        num_views: photographs there are.
+        held_out: indices, or n for every n-th from the first on, or ``None`` to hold none out.
+
+    Raises:
+        ValueError: an index that does not exist, or nothing is left to train on.
+    """
+    if isinstance(held_out, int) and held_out < 2:
+        raise ValueError(f"{name}: held_out is {held_out}, every n-th view needs n >= 2; null holds none out")
+    views = list(range(0, num_views, held_out)) if isinstance(held_out, int) else sorted(set(held_out or []))
+    wrong = [view for view in views if not 0 <= view < num_views]
+    if wrong:
+        raise ValueError(f"{name}: held-out views {wrong} do not exist, there are {num_views}, counted from 0")
+    train = [view for view in range(num_views) if view not in views]
+    if not train:
+        raise ValueError(f"{name}: all {num_views} views are held out and none is left to train on")
+    return train, views
