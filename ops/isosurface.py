@@ -20,8 +20,6 @@ from ops.types import Field, Shape
 
 REFINEMENT = 4  # cells of one sub-lattice along the edge of a cell of the next coarser one
 SNAP = 2.0**-22  # of bounds: values below it are the level itself, or vertices would coincide in float32
-    2.0**-22
-)  # of bounds: where |value| is less the surface passes through the lattice point, else float32 vertices coincide
 OUTSIDE, INSIDE = np.float32(np.inf), np.float32(-np.inf)  # stand for points that were not evaluated
 
 
