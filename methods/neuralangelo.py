@@ -73,6 +73,7 @@ class Neuralangelo(Method):
         num_images: the most photographs a scene may have, where there are such codes.
         inside_out: the cameras are inside what is reconstructed.
         s_var: logarithm of the initial sharpness s.
+        s_scale: how much faster than its parameter that logarithm moves; NeuS takes 10, for shorter runs.
         gradient: how the SDF is differentiated: 4 or 6 taps, or analytically.
         epsilon_in_cells: distance of the taps, in cells of the finest level that the schedule has reached.
         num_coarse_samples: stratified samples a ray.
@@ -119,6 +120,7 @@ class Neuralangelo(Method):
         num_images: int = 0,
         inside_out: bool = False,
         s_var: float = 3.0,
+        s_scale: float = 1.0,
         gradient: Literal["numerical_4", "numerical_6", "analytic"] = "numerical_4",
         epsilon_in_cells: float = 0.25,
         num_coarse_samples: int = 64,
@@ -154,7 +156,8 @@ class Neuralangelo(Method):
         if background == "nerf++":
             self.background_network = BackgroundNetwork(background_hidden_size, background_layers, appearance_size)
         self.appearance = nn.Embedding(num_images, appearance_size) if appearance_size else None
-        self.s_var = nn.Parameter(torch.tensor(s_var))
+        self.s_var = nn.Parameter(torch.tensor(s_var / s_scale))
+        self.s_scale = s_scale
         self.sdf_grid = SdfGrid(occupancy_resolution) if occupancy_resolution else None
 
         self.background, self.gradient, self.epsilon_in_cells = background, gradient, epsilon_in_cells
@@ -211,7 +214,7 @@ class Neuralangelo(Method):
     @property
     def inv_s(self) -> Tensor:
         """Sharpness s of the logistic, one over the normalised unit."""
-        return self.s_var.exp()
+        return (self.s_scale * self.s_var).exp()
 
     def render_rays(
         self,
