@@ -91,12 +91,8 @@ def _launch(
 @lru_cache
 def _constants(layout: GridLayout, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """On the device: (L, 3) resolution, offset and hash mask (0 if dense); (L,) scales; (bound, inverse extent)."""
-    levels = [
-        (resolution, offset, layout.hash_mask if is_hashed else 0)
-        for resolution, offset, is_hashed in zip(layout.resolutions, layout.offsets[:-1], layout.is_hashed, strict=True)
-    ]
     return (
-        torch.tensor(levels, dtype=torch.int64, device=device),
+        torch.tensor(layout.level_records, dtype=torch.int64, device=device),
         torch.tensor(layout.scales, dtype=dtype, device=device),
         torch.tensor([layout.bound, layout.inverse_extent], dtype=dtype, device=device),
     )
@@ -127,11 +123,15 @@ def _locate_points(points_ptr, n, is_point, cube_ptr, scale, last_cell):
 
 
 @triton.jit
-def _element(i, j, k, level_ptr, F: tl.constexpr):
-    """Where in the table the features of vertex (i, j, k) begin, in elements; int64, as tables may pass 2^31 of them."""
-    resolution = tl.load(level_ptr).to(tl.int32)
-    offset = tl.load(level_ptr + 1)
-    mask = tl.load(level_ptr + 2).to(tl.uint32)
+def _load_level(level_ptr):
+    """Resolution, offset into the table, and hash mask (0 of a dense level)."""
+    return tl.load(level_ptr).to(tl.int32), tl.load(level_ptr + 1), tl.load(level_ptr + 2).to(tl.uint32)
+
+
+@triton.jit
+def _element(i, j, k, CORNER: tl.constexpr, resolution, offset, mask, F: tl.constexpr):
+    """Where in the table the features of a corner of cell (i, j, k) begin; int64, as tables may pass 2^31 elements."""
+    i, j, k = i + CORNER % 2, j + CORNER // 2 % 2, k + CORNER // 4
     dense = i + resolution * (j + resolution * k)
     # wraps around in 32 bits, of which the mask keeps the lower ones
     hashed = (i.to(tl.uint32) ^ (j.to(tl.uint32) * _PRIME_Y) ^ (k.to(tl.uint32) * _PRIME_Z)) & mask
@@ -139,15 +139,12 @@ def _element(i, j, k, level_ptr, F: tl.constexpr):
 
 
 @triton.jit
-def _weight(position, IS_UPPER: tl.constexpr):
-    """Closeness along one axis to the lower or upper corner."""
-    return position if IS_UPPER else 1.0 - position
-
-
-@triton.jit
-def _slope(cells_per_unit, IS_UPPER: tl.constexpr):
-    """Derivative of :func:`_weight` by the world coordinate."""
-    return cells_per_unit if IS_UPPER else -cells_per_unit
+def _weights(x, y, z, dx, dy, dz, CORNER: tl.constexpr):
+    """Closeness to a corner along each axis, whose product is the corner's weight, and their derivatives."""
+    wx, sx = (x, dx) if CORNER % 2 else (1.0 - x, -dx)
+    wy, sy = (y, dy) if CORNER // 2 % 2 else (1.0 - y, -dy)
+    wz, sz = (z, dz) if CORNER // 4 else (1.0 - z, -dz)
+    return wx, wy, wz, sx, sy, sz
 
 
 @triton.jit(do_not_specialize=["num_points"])
@@ -169,26 +166,23 @@ def _encode_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_point = n < num_points
     f = tl.arange(0, F)[None, :]
-    scale, level_ptr = tl.load(scales_ptr + level), levels_ptr + 3 * level
-    last_cell = tl.load(level_ptr).to(tl.int32) - 2
-    i, j, k, x, y, z, dx, dy, dz = _locate_points(points_ptr, n, is_point, cube_ptr, scale, last_cell)
+    scale = tl.load(scales_ptr + level)
+    resolution, offset, mask = _load_level(levels_ptr + 3 * level)
+    i, j, k, x, y, z, dx, dy, dz = _locate_points(points_ptr, n, is_point, cube_ptr, scale, resolution - 2)
 
     encoded = tl.zeros((BLOCK, F), dtype=x.dtype)
     by_x = tl.zeros((BLOCK, F), dtype=x.dtype)
     by_y = tl.zeros((BLOCK, F), dtype=x.dtype)
     by_z = tl.zeros((BLOCK, F), dtype=x.dtype)
     for corner in tl.static_range(8):
-        a: tl.constexpr = corner % 2
-        b: tl.constexpr = corner // 2 % 2
-        c: tl.constexpr = corner // 4
-        element = _element(i + a, j + b, k + c, level_ptr, F)
+        element = _element(i, j, k, corner, resolution, offset, mask, F)
         values = tl.load(table_ptr + element[:, None] + f, mask=is_point[:, None], other=0.0)
-        wx, wy, wz = _weight(x, a), _weight(y, b), _weight(z, c)
+        wx, wy, wz, sx, sy, sz = _weights(x, y, z, dx, dy, dz, corner)
         encoded += (wx * wy * wz)[:, None] * values
         if WITH_JACOBIAN:
-            by_x += (_slope(dx, a) * wy * wz)[:, None] * values
-            by_y += (wx * _slope(dy, b) * wz)[:, None] * values
-            by_z += (wx * wy * _slope(dz, c))[:, None] * values
+            by_x += (sx * wy * wz)[:, None] * values
+            by_y += (wx * sy * wz)[:, None] * values
+            by_z += (wx * wy * sz)[:, None] * values
 
     column = level * F + f
     tl.store(features_ptr + n[:, None] * width + column, encoded, mask=is_point[:, None])
@@ -219,9 +213,9 @@ def _scatter_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_point = n < num_points
     f = tl.arange(0, F)[None, :]
-    scale, level_ptr = tl.load(scales_ptr + level), levels_ptr + 3 * level
-    last_cell = tl.load(level_ptr).to(tl.int32) - 2
-    i, j, k, x, y, z, dx, dy, dz = _locate_points(points_ptr, n, is_point, cube_ptr, scale, last_cell)
+    scale = tl.load(scales_ptr + level)
+    resolution, offset, mask = _load_level(levels_ptr + 3 * level)
+    i, j, k, x, y, z, dx, dy, dz = _locate_points(points_ptr, n, is_point, cube_ptr, scale, resolution - 2)
 
     column = level * F + f
     if WITH_FEATURES:
@@ -232,18 +226,15 @@ def _scatter_kernel(
         grad_y = tl.load(grad_ptrs + width, mask=is_point[:, None], other=0.0)
         grad_z = tl.load(grad_ptrs + 2 * width, mask=is_point[:, None], other=0.0)
     for corner in tl.static_range(8):
-        a: tl.constexpr = corner % 2
-        b: tl.constexpr = corner // 2 % 2
-        c: tl.constexpr = corner // 4
-        wx, wy, wz = _weight(x, a), _weight(y, b), _weight(z, c)
+        wx, wy, wz, sx, sy, sz = _weights(x, y, z, dx, dy, dz, corner)
         total = tl.zeros((BLOCK, F), dtype=x.dtype)
         if WITH_FEATURES:
             total += (wx * wy * wz)[:, None] * grad
         if WITH_JACOBIAN:
-            total += (_slope(dx, a) * wy * wz)[:, None] * grad_x
-            total += (wx * _slope(dy, b) * wz)[:, None] * grad_y
-            total += (wx * wy * _slope(dz, c))[:, None] * grad_z
-        element = _element(i + a, j + b, k + c, level_ptr, F)
+            total += (sx * wy * wz)[:, None] * grad_x
+            total += (wx * sy * wz)[:, None] * grad_y
+            total += (wx * wy * sz)[:, None] * grad_z
+        element = _element(i, j, k, corner, resolution, offset, mask, F)
         tl.atomic_add(grad_table_ptr + element[:, None] + f, total, mask=is_point[:, None], sem="relaxed")
 
 
@@ -265,9 +256,9 @@ def _second_derivatives_kernel(
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_point = n < num_points
     f = tl.arange(0, F)[None, :]
-    scale, level_ptr = tl.load(scales_ptr + level), levels_ptr + 3 * level
-    last_cell = tl.load(level_ptr).to(tl.int32) - 2
-    i, j, k, x, y, z, dx, dy, dz = _locate_points(points_ptr, n, is_point, cube_ptr, scale, last_cell)
+    scale = tl.load(scales_ptr + level)
+    resolution, offset, mask = _load_level(levels_ptr + 3 * level)
+    i, j, k, x, y, z, dx, dy, dz = _locate_points(points_ptr, n, is_point, cube_ptr, scale, resolution - 2)
 
     grad_ptrs = grad_jacobian_ptr + n[:, None] * (3 * width) + level * F + f
     grad_x = tl.load(grad_ptrs, mask=is_point[:, None], other=0.0)
@@ -277,16 +268,12 @@ def _second_derivatives_kernel(
     by_y = tl.zeros((BLOCK,), dtype=x.dtype)
     by_z = tl.zeros((BLOCK,), dtype=x.dtype)
     for corner in tl.static_range(8):
-        a: tl.constexpr = corner % 2
-        b: tl.constexpr = corner // 2 % 2
-        c: tl.constexpr = corner // 4
-        element = _element(i + a, j + b, k + c, level_ptr, F)
+        element = _element(i, j, k, corner, resolution, offset, mask, F)
         values = tl.load(table_ptr + element[:, None] + f, mask=is_point[:, None], other=0.0)
         # the features weighted by the incoming gradients, then the mixed second derivatives of the corner's weight
         to_x, to_y, to_z = tl.sum(values * grad_x, 1), tl.sum(values * grad_y, 1), tl.sum(values * grad_z, 1)
-        xy = _slope(dx, a) * _slope(dy, b) * _weight(z, c)
-        xz = _slope(dx, a) * _weight(y, b) * _slope(dz, c)
-        yz = _weight(x, a) * _slope(dy, b) * _slope(dz, c)
+        wx, wy, wz, sx, sy, sz = _weights(x, y, z, dx, dy, dz, corner)
+        xy, xz, yz = sx * sy * wz, sx * wy * sz, wx * sy * sz
         by_x += xy * to_y + xz * to_z
         by_y += xy * to_x + yz * to_z
         by_z += xz * to_x + yz * to_y
