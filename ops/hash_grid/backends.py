@@ -63,7 +63,9 @@ def _obstacle(name: str, device_type: str, dtype: torch.dtype) -> str | None:
     if name == "numba" and device_type != "cpu":
         return f"runs on CPU tensors only, but the table is on {device_type}"
     if name == "triton" and device_type != "cuda" and not _is_interpreted():
-        return f"runs on CUDA tensors only, but the table is on {device_type} (TRITON_INTERPRET=1 emulates it for tests)"
+        return (
+            f"runs on CUDA tensors only, but the table is on {device_type} (TRITON_INTERPRET=1 emulates it for tests)"
+        )
     if dtype not in (torch.float32, torch.float64):
         return f"computes in float32 or float64, but the table is {dtype}"
     return None

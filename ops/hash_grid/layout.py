@@ -20,7 +20,7 @@ class GridLayout:
         hash_mask: Table entries of a hashed level, less one; their number is a power of two.
         scales: Cells across the cube, one float a level; a position in cells is ``(x + bound) / (2 bound) * scale``.
         resolutions: Vertices along each axis.
-        offsets: Where the level's entries begin in the table, with their total number at the end (one more than levels).
+        offsets: Where the level's entries begin in the table; one more than levels, the last is their total number.
         is_hashed: Whether vertices share entries through the hash, or have one each (index x + r (y + r z)).
     """
 
@@ -46,6 +46,12 @@ class GridLayout:
     def inverse_extent(self) -> float:
         """1 / (2 bound). All backends multiply by it, so that they agree on the cell of a point on a border."""
         return 1.0 / (2.0 * self.bound)
+
+    @property
+    def level_records(self) -> list[tuple[int, int, int]]:
+        """Resolution, offset and hash mask of every level, as the kernels take them; a dense level's mask is 0."""
+        masks = [self.hash_mask if is_hashed else 0 for is_hashed in self.is_hashed]
+        return list(zip(self.resolutions, self.offsets[:-1], masks, strict=True))
 
     def level_rows(self, table: Tensor, level: int) -> Tensor:
         """The level's part of the (num_entries, F) table, a view."""

@@ -4,8 +4,8 @@ Threads are Python's own (the loops release the GIL), not numba's: they compile 
 may be used from several callers at once, and their number follows ``torch.get_num_threads()`` at every call. Values and
 gradients are the same to the last bit for any number of threads.
 
-PyTorch's OpenMP threads spin for a while after each of its operations, and on a machine without spare cores that starves
-these. Set ``OMP_WAIT_POLICY=PASSIVE`` before torch is imported.
+PyTorch's OpenMP threads spin for a while after each of its operations, and where no core is spare that starves these.
+Set ``OMP_WAIT_POLICY=PASSIVE`` before torch is imported.
 """
 
 import itertools
@@ -84,13 +84,9 @@ def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
 @lru_cache
 def _constants(layout: GridLayout, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``levels``, ``scales`` and ``cube`` as the kernels take them."""
-    levels = [
-        (resolution, offset, layout.hash_mask if is_hashed else 0)
-        for resolution, offset, is_hashed in zip(layout.resolutions, layout.offsets[:-1], layout.is_hashed, strict=True)
-    ]
     float_type = np.float64 if dtype == torch.float64 else np.float32
     cube = np.array([layout.bound, layout.inverse_extent], float_type)
-    return np.array(levels, np.int64), np.array(layout.scales, float_type), cube
+    return np.array(layout.level_records, np.int64), np.array(layout.scales, float_type), cube
 
 
 def _for_ranges(count: int, work: Callable[[int, int], Any]) -> None:

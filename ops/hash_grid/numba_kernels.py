@@ -3,9 +3,9 @@
 A kernel is made for each number of features F, which is then a constant to the compiler, and compiled for each dtype on
 first use. The machine code is cached beside this file.
 
-Corners of a cell are numbered x + 2 y + 4 z, each coordinate 0 or 1. They are fetched into a small array (or, backwards,
-their gradients flushed from it) only when a point leaves the cell of the point before it: samples along a ray and the
-taps of a numerical gradient mostly share their cell.
+Corners of a cell are numbered x + 2 y + 4 z, each coordinate 0 or 1. They are fetched into a small array (backwards,
+their gradients are flushed from it) only when a point leaves the cell of the point before it: samples along a ray and
+the taps of a numerical gradient mostly share their cell.
 
 Every kernel is sequential and its order of summation depends on nothing but its arguments; threads are given separate
 points (forwards) or separate levels (backwards), so results do not depend on their number.
