@@ -177,13 +177,13 @@ class _Lattice:
         stride, finer = strides
         active = self.active_cells(values, stride)
         fine = [_sub_lattice(n, finer) for n in size]
-        above = [np.minimum(f // stride, n - 1) for f, n in zip(fine, active.shape, strict=True)]
-        below = [np.maximum((f - 1) // stride, 0) for f in fine]
-        wanted = np.zeros([len(f) for f in fine], bool)
-        for cells in itertools.product(*zip(below, above, strict=True)):
-            wanted |= active[np.ix_(*cells)]
-        # all corners of an inactive cell have one sign, and so have all points in it
-        result = np.where(values[np.ix_(*above)] < 0, INSIDE, OUTSIDE)
+        # a point is wanted if any of the cells around it is active; an inactive cell has the one sign of its corners
+        wanted, is_inside = active, values < 0
+        for axis, points in enumerate(fine):
+            below, above = np.maximum((points - 1) // stride, 0), np.minimum(points // stride, active.shape[axis] - 1)
+            wanted = wanted.take(below, axis) | wanted.take(above, axis)
+            is_inside = is_inside.take(above, axis)
+        result = np.where(is_inside, INSIDE, OUTSIDE)
         shared = np.ix_(*(np.searchsorted(f, _sub_lattice(n, stride)) for f, n in zip(fine, size, strict=True)))
         result[shared], wanted[shared] = values, False
         if known is not None:

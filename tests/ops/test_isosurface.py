@@ -119,7 +119,7 @@ def test_512_cells_take_less_than_a_tenth_of_the_evaluations() -> None:
     assert counted.largest_call <= 2**16
 
 
-def test_an_infinite_margin_evaluates_every_point_once_except_on_seams() -> None:
+def test_an_infinite_margin_evaluates_every_point_once() -> None:
     counted = Counted(OFF_LATTICE)
     extract_surface(counted, 32, coarse_resolution=8, block_size=16, margin=math.inf)
     assert counted.num_points == 33**3
