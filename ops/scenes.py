@@ -1,8 +1,8 @@
 """Analytic scenes: coloured things that are known exactly, to test and to show reconstruction with.
 
 Every primitive is a ``Field`` of its points: negative inside, exactly zero on the surface, and never further from zero
-than the point is from the surface (Lipschitz constant 1), so that sphere tracing cannot step through anything.
-The formulas of the primitives are the well-known ones; unions are minima, intersections maxima, and both keep the bound.
+than the point is from the surface (Lipschitz constant 1), so that sphere tracing cannot step through anything. Unions
+are minima and intersections maxima, which keep the bound.
 """
 
 import math
@@ -60,17 +60,15 @@ def trefoil(points: Tensor, center: Point, major: float, minor: float, tube: flo
     ring = torch.hypot(relative[..., 0], relative[..., 2])
     turn = torch.atan2(relative[..., 2], relative[..., 0])
     # the half plane at this turn meets the knot twice, half a winding apart
-    cosine, sine = torch.cos(1.5 * turn), torch.sin(1.5 * turn)
+    cosine, sine = minor * torch.cos(1.5 * turn), minor * torch.sin(1.5 * turn)
     out, up = ring - major, relative[..., 1]
-    plus = torch.hypot(out - minor * cosine, up - minor * sine)
-    minus = torch.hypot(out + minor * cosine, up + minor * sine)
-    section = torch.minimum(plus, minus) - tube
-    # a disc moves by 1.5 * minor for every radian, that is by 1.5 * minor / ring for every unit of length; the bound is
-    # taken at the hole's edge, and inside the hole the enclosing ring is the nearer bound
-    margin = 0.02
-    slope = math.hypot(1, 1.5 * minor / (major - minor - tube - margin))
-    enclosing = torch.hypot(out, up) - (minor + tube + margin)
-    return torch.maximum(enclosing, section / slope)
+    section = torch.minimum(torch.hypot(out - cosine, up - sine), torch.hypot(out + cosine, up + sine)) - tube
+    # a disc moves by 1.5 * minor for every radian, so by 1.5 * minor / ring for every unit of length: without bound on
+    # the axis. Hence the distance to the ring that holds the knot rules outside, and the sections within it only
+    margin = 0.03
+    slope = math.hypot(1, 1.5 * minor / (major - minor - tube - margin / 2))
+    to_ring = torch.hypot(out, up) - (minor + tube)
+    return torch.maximum(to_ring, torch.minimum(section / slope, margin - to_ring))
 
 
 def smooth_union(first: Tensor, second: Tensor, width: float) -> Tensor:
@@ -81,10 +79,10 @@ def smooth_union(first: Tensor, second: Tensor, width: float) -> Tensor:
 
 def _knot_parts(points: Tensor) -> Tensor:
     base = torch.maximum(
-        disc(points, (0, 0, -0.68), 0.42, 0.08), -sphere(points, (0, 0, -0.12), 0.60)
+        disc(points, (0, 0, -0.68), 0.40, 0.08), -sphere(points, (0, 0, -0.12), 0.60)
     )  # a dish, hollowed by a ball
-    knot = trefoil(points, (0, 0, 0.14), 0.40, 0.17, 0.085)
-    post = capsule(points, (0, 0, -0.70), (0, 0.02, -0.30), 0.05)
+    knot = trefoil(points, (0, 0, 0.14), 0.46, 0.15, 0.075)
+    post = capsule(points, (0, 0.08, -0.72), (0, 0.08, -0.44), 0.045)
     rods = torch.minimum(
         capsule(points, (-0.36, -0.12, -0.62), (-0.52, -0.16, 0.52), 0.022),
         capsule(points, (0.36, 0.12, -0.62), (0.52, 0.16, 0.52), 0.022),
