@@ -21,7 +21,7 @@ ERROR_LIMIT = 0.25
 DISTANCE_LIMIT = 0.02
 FIELD_OF_VIEW = math.radians(35)
 GUTTER = 8
-TITLE_SIZE = 15
+TITLE_SIZE = 20
 
 Cell = tuple[str, Tensor]
 Camera = tuple[str, Tensor, Tensor, int, int]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -204,12 +205,13 @@ def _table(rows: list[Row], columns: list[str]) -> Table:
     """One line an object, or one line a score where the objects are few and the scores may be many."""
     names = [str(row.get("object_id", row["object_index"])) + " (empty)" * row.get("is_empty", False) for row in rows]
     lines = [[_number(row.get(column, math.nan)) for column in columns] for row in rows]
+    style = {"box": SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False}
     if len(rows) <= 3:
-        table = Table("score", *(Column(name, justify="right") for name in names))
+        table = Table("score", *(Column(name, justify="right", overflow="fold") for name in names), **style)
         for column, *values in zip(columns, *lines, strict=True):
             table.add_row(column, *values)
         return table
-    table = Table("object", *(Column(column, justify="right") for column in columns))
+    table = Table("object", *(Column(column, justify="right", overflow="fold") for column in columns), **style)
     for name, line, row in zip(names[:MAX_PRINTED], lines, rows, strict=False):
         table.add_row(name, *line, style="red" if row.get("is_empty") else None)
     if len(rows) > MAX_PRINTED:

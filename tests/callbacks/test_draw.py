@@ -13,7 +13,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 
 from callbacks.draw import Draw
-from callbacks.panels import DISTANCE_LIMIT, grid, picture, shape_cameras, shape_panel, view_panel
+from callbacks.panels import DISTANCE_LIMIT, GUTTER, TITLE_SIZE, grid, picture, shape_cameras, shape_panel, view_panel
 from ops.cameras import project
 from ops.colormaps import HEAT
 from ops.types import Shape
@@ -124,7 +124,7 @@ def test_the_distance_panel_is_dark_on_the_truth_and_bright_far_from_it() -> Non
 
 def test_cells_stand_side_by_side_and_large_ones_are_shrunk() -> None:
     cells = [("a", torch.zeros(100, 50, 3)), ("b", torch.zeros(10, 10, 3))]
-    assert grid([cells, cells[:1]], size=50).size == (8 + 25 + 8 + 10 + 8, 8 + 2 * (50 + 23 + 8))
+    assert grid([cells, cells[:1]], size=50).size == (25 + 10 + 3 * GUTTER, GUTTER + 2 * (50 + TITLE_SIZE + 2 * GUTTER))
 
 
 def test_panels_and_clouds_reach_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
