@@ -62,10 +62,11 @@ class SaveShapes(Callback):
         if self._empty:
             names = ", ".join(name for _, name in sorted(self._empty.items()))
             total = len(self._empty) + len(self._saved)
-            raise SystemExit(
+            message = (
                 f"{len(self._empty)} of {total} objects came out empty and were not written: {names}; "
                 "train longer, or look at what the method says about its field"
             )
+            raise SystemExit(message if trainer.is_global_zero else 1)
 
     def _start(self, trainer: Trainer) -> None:
         folder = results_folder(trainer)
@@ -96,7 +97,7 @@ class SaveShapes(Callback):
         if trainer.is_global_zero:
             shutil.rmtree(self._path / ".names")
         empty = f"; {len(self._empty)} came out empty and were not written" if self._empty else ""
-        rank_zero_info(f"{len(self._saved)} shapes in {os.path.relpath(self._path)}{empty}")
+        rank_zero_info(f"{len(self._saved)} shapes in {self._path}{empty}")
 
 
 def ply_bytes(shape: Shape) -> bytes:
@@ -129,7 +130,8 @@ def _write(shape: Shape, stem: Path, object_id: str, index: int, to_dataset: Ten
         "num_faces": 0 if shape.faces is None else len(shape.faces),
         "bounding_box": [shape.vertices.amin(0).tolist(), shape.vertices.amax(0).tolist()],
     }
-    write_whole(description, json.dumps(facts, indent=2) + "\n")
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items())
+    write_whole(description, f"{{\n{lines}\n}}\n")
 
 
 def _claimed(claims: Path, object_id: str, index: int) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from callbacks.results import gathered, object_ids, results_folder, write_whole
 from metrics.per_object import PerObjectMetric
@@ -201,17 +202,25 @@ def _csv(rows: list[Row], columns: list[str]) -> str:
 
 
 def _table(rows: list[Row], columns: list[str]) -> Table:
-    table = Table(title=f"{len(rows)} object{'s' if len(rows) > 1 else ''}", title_justify="left")
-    for name in ("object", "vertices", "faces", *columns):
-        table.add_column(name, justify="left" if name == "object" else "right")
-    for row in rows[:MAX_PRINTED]:
-        scores = [f"{row[column]:.4g}" if column in row else "" for column in columns]
-        counts = [f"{row[fact]:,}" if fact in row else "" for fact in ("num_vertices", "num_faces")]
-        name = str(row.get("object_id", row["object_index"])) + (" (empty)" if row.get("is_empty") else "")
-        table.add_row(name, *counts, *scores, style="red" if row.get("is_empty") else None)
+    """One line an object, or one line a score where the objects are few and the scores may be many."""
+    names = [str(row.get("object_id", row["object_index"])) + " (empty)" * row.get("is_empty", False) for row in rows]
+    lines = [[_number(row.get(column, math.nan)) for column in columns] for row in rows]
+    style = {"box": SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False}
+    if len(rows) <= 3:
+        table = Table("score", *(Column(name, justify="right", overflow="fold") for name in names), **style)
+        for column, *values in zip(columns, *lines, strict=True):
+            table.add_row(column, *values)
+        return table
+    table = Table("object", *(Column(column, justify="right", overflow="fold") for column in columns), **style)
+    for name, line, row in zip(names[:MAX_PRINTED], lines, rows, strict=False):
+        table.add_row(name, *line, style="red" if row.get("is_empty") else None)
     if len(rows) > MAX_PRINTED:
-        table.caption = f"and {len(rows) - MAX_PRINTED} more in objects.csv"
-    means = [_mean(row.get(column, math.nan) for row in rows) for column in columns]
+        table.add_row(f"and {len(rows) - MAX_PRINTED} more in objects.csv", style="dim")
     table.add_section()
-    table.add_row("mean", "", "", *(f"{mean:.4g}" for mean in means))
+    means = [_mean(row.get(column, math.nan) for row in rows) for column in columns]
+    table.add_row(f"mean of {len(rows)}", *map(_number, means))
     return table
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"
