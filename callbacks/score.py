@@ -205,7 +205,7 @@ def _table(rows: list[Row], columns: list[str]) -> Table:
     """One line an object, or one line a score where the objects are few and the scores may be many."""
     names = [str(row.get("object_id", row["object_index"])) + " (empty)" * row.get("is_empty", False) for row in rows]
     lines = [[_number(row.get(column, math.nan)) for column in columns] for row in rows]
-    style = {"box": SIMPLE_HEAD, "padding": (0, 1), "pad_edge": False}
+    style = {"box": SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
     if len(rows) <= 3:
         table = Table("score", *(Column(name, justify="right", overflow="fold") for name in names), **style)
         for column, *values in zip(columns, *lines, strict=True):

@@ -111,12 +111,16 @@ def test_a_shape_stands_in_the_middle_of_its_picture_from_every_side(offset: flo
 
 
 def test_the_distance_panel_is_dark_on_the_truth_and_bright_far_from_it() -> None:
-    shape = Shape(CORNERS, FACES)
+    # the truth is in the normalised frame, the shape in the dataset's
+    to_dataset = torch.diag(torch.tensor([7.0, 7.0, 7.0, 1.0]))
+    to_dataset[:3, 3] = torch.tensor([100.0, 200.0, 300.0])
+    shape = Shape(CORNERS, FACES).transformed(to_dataset)
     width = 48 + 8
     near, far = CORNERS, CORNERS * (1 + 3 * DISTANCE_LIMIT)
     brightness = []
     for truth in (near, far):
-        panel = np.asarray(shape_panel(shape, {"surface_points": truth[None]}, 0, size=48)).astype(float)
+        batch = {"surface_points": truth[None], "normalized_to_dataset": to_dataset[None]}
+        panel = np.asarray(shape_panel(shape, batch, 0, size=48)).astype(float)
         cell = panel[32:-8, 8 + 3 * width : -8]
         brightness.append(cell[(cell < 250).any(-1)].mean())
     assert brightness[0] < 60 < 120 < brightness[1]
