@@ -6,6 +6,7 @@ A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it
 
 import os
 import sys
+import warnings
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ class BottegaCLI(LightningCLI):
         if config.ckpt_path == "last" or (config.ckpt_path is None and self.subcommand != "fit"):
             config.ckpt_path = str(newest_checkpoint(runs))
             print(f"{self.subcommand}: checkpoint {config.ckpt_path}")
+        switched_off = {
+            "RichProgressBar": config.trainer.enable_progress_bar is False,
+            "ModelCheckpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
+        }
+        # Lightning refuses a default callback beside the flag that switches it off
+        config.trainer.callbacks = [
+            callback
+            for callback in config.trainer.callbacks or []
+            if not switched_off.get(callback.class_path.rsplit(".", 1)[-1])
+        ]
         if self.subcommand == "fit":
             place_loggers(config.trainer.logger, runs, None)
         else:
@@ -102,6 +113,9 @@ def with_config_of_run(args: list[str]) -> list[str]:
 
 def main(args: list[str] | None = None) -> BottegaCLI:
     """Run one command: that of the command line, or of ``args`` when called from Python."""
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
     if args is None:
         sys.argv[1:] = with_config_of_run(sys.argv[1:])
     else:

@@ -31,6 +31,7 @@ class Tetrahedron(Method):
         self.size = torch.nn.Parameter(torch.tensor(size))
 
     def training_step(self, batch, batch_idx):
+        self.log("train/size", self.size.detach())
         return (self.size - 2) ** 2
 
     def reconstruct(self, batch):
@@ -66,7 +67,13 @@ def workplace(tmp_path, monkeypatch):
     config = {
         "model": {"class_path": "outside.Tetrahedron"},
         "data": {"class_path": "outside.OneObject"},
-        "trainer": {"accelerator": "cpu", "max_steps": 4, "limit_val_batches": 0, "enable_progress_bar": False},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 4,
+            "limit_val_batches": 0,
+            "enable_progress_bar": False,
+            "log_every_n_steps": 1,
+        },
     }
     (tmp_path / "tetrahedron.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)

@@ -31,7 +31,10 @@ class Another(OneVertex):
 
 
 def _batches(count=3):
-    batch = {"object_index": torch.zeros(1, dtype=torch.int64), "normalized_to_dataset": torch.diag(torch.tensor([5.0, 5, 5, 1]))[None]}
+    batch = {
+        "object_index": torch.zeros(1, dtype=torch.int64),
+        "normalized_to_dataset": torch.diag(torch.tensor([5.0, 5, 5, 1]))[None],
+    }
     return DataLoader([batch] * count, batch_size=None)
 
 
