@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-# Needs no GPU, as Triton brings its own compiler. Prints of each kernel whether there is machine code for an H100, whether
-# it reads vectors of four, and whether it adds atomically.
+# Needs no GPU, as Triton brings its own compiler. Prints of each kernel whether there is machine code for an H100,
+# whether it reads vectors of four, and whether it adds atomically.
 COMPILE_ALL = """
 import triton
 from triton.backends.compiler import GPUTarget
