@@ -93,8 +93,8 @@ class HashGrid(nn.Module):
             active_levels: As in :meth:`forward`.
 
         Returns:
-            Features, (..., A), and Jacobian, (..., 3, A), whose [..., a, :] is their derivative by coordinate a per world
-            unit; zero along an axis on which the point was clamped.
+            Features, (..., A), and Jacobian, (..., 3, A), whose [..., a, :] is their derivative by coordinate a, per
+            world unit; zero along an axis on which the point was clamped.
 
         Raises:
             ValueError: As :meth:`forward`.

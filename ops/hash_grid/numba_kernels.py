@@ -25,8 +25,8 @@ from ops.hash_grid.layout import HASH_PRIME_Y, HASH_PRIME_Z
 
 # Points whose rows of the output stay in the L1 or L2 cache while all levels are written to them
 _BLOCK = 256
-# the harmless part of "fast": sums may be regrouped and multiply-adds fused, but NaN and inf stay what they are
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+# the harmless part of "fast": multiply-adds may be fused, but sums keep their order, and NaN and inf what they are
+_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
 @njit(**_OPTIONS)

@@ -66,7 +66,7 @@ def _corners(
         cell = position.detach().floor().long().clamp(0, resolution - 2)
         fraction = (position - cell).unsqueeze(1)  # (N, 1, 3)
         weights = torch.where(is_upper.bool(), fraction, 1.0 - fraction)
-        cells_per_unit = (is_inside * (scale * layout.inverse_extent)).to(points).unsqueeze(1)
+        cells_per_unit = (is_inside.to(points) * (scale * layout.inverse_extent)).unsqueeze(1)
         slopes = (2 * is_upper - 1) * cells_per_unit
         index = _entry_index(cell.unsqueeze(1) + is_upper, level, layout)  # (N, 8)
         yield layout.level_rows(table, level)[index], weights, slopes
