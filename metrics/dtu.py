@@ -8,7 +8,6 @@ import math
 import warnings
 from typing import Literal
 
-import numba
 import numpy as np
 import torch
 
@@ -16,6 +15,7 @@ from metrics.per_object import PerObjectMetric
 from metrics.surface import true_surface
 from ops.culling import CULLINGS, cull
 from ops.nearest import nearest_distances
+from ops.thinning import even_points
 from ops.types import ObjectBatch, Observation, Reconstruction, Shape
 
 FILES = {
@@ -26,7 +26,6 @@ FILES = {
     "masks": "mask/*.png",
     "projections": "cameras_sphere.npz",
 }
-MOST_SAMPLES = 2 * 10**8  # 8 square metres at DTU's density, 5 GB; an object has 5 million
 MISMATCH = 5.0  # mm; a median this large is not a reconstruction in its place
 
 
@@ -71,7 +70,8 @@ class DTUScore(PerObjectMetric):
         if shape.is_empty:
             return self._row(*worst)
         truth = true_surface(batch, i)[0].numpy()
-        warn_of_boxes(shape, observation, name)
+        if not _overlaps(shape, observation["volume_bounds"]):
+            warn_of_frame(shape, observation, name, "no overlap")
         if self.culling != "none":
             shape = cull(shape, observation, CULLINGS[self.culling])
         if shape.is_empty:
@@ -79,7 +79,7 @@ class DTUScore(PerObjectMetric):
         points = even_points(shape, self.density, np.random.default_rng([self.seed, index]))
         accuracy, completeness, median = distances_to_scan(points, truth, observation, self.patch, self.max_dist)
         if median > MISMATCH:
-            warnings.warn(f"{name}: frame mismatch? The median distance to the scan is {median:.1f} mm", stacklevel=2)
+            warn_of_frame(shape, observation, name, f"the median distance to the scan is {median:.1f} mm")
         return self._row(accuracy, completeness)
 
     def _row(self, accuracy: float, completeness: float) -> dict[str, float]:
@@ -128,125 +128,20 @@ def in_volume(points: np.ndarray, volume: np.ndarray, lowest: np.ndarray, step: 
     return result
 
 
-def even_points(shape: Shape, density: float, generator: np.random.Generator) -> np.ndarray:
-    """Points (N, 3) on a mesh, or of a point set, no two of them within ``density`` of each other."""
-    points = shape.vertices.double().cpu().numpy()
-    if shape.faces is not None:
-        corners = points[shape.faces.cpu().numpy()]
-        points = np.concatenate([points, lattice_points(corners, density)])
-    points = points[generator.permutation(len(points))]
-    return points[thinned(points, density)]
+def warn_of_frame(shape: Shape, observation: Observation, name: str, reason: str) -> None:
+    """Warn, with the bounding boxes of a shape and of the observed volume, that the two seem to be in other frames."""
+    mesh = shape.vertices.amin(0).tolist(), shape.vertices.amax(0).tolist()
+    boxes = [[[round(x, 1) for x in corner] for corner in box] for box in (mesh, observation["volume_bounds"].tolist())]
+    warnings.warn(
+        f"{name}: frame mismatch: {reason}; the mesh fills {boxes[0]} and the observed volume {boxes[1]} mm. Was the "
+        f"mesh brought into the dataset's frame?",
+        stacklevel=3,
+    )
 
 
-def lattice_points(corners: np.ndarray, density: float) -> np.ndarray:
-    """Points on triangles (F, 3, 3), on a lattice along two of their edges with ``density``^2 of area a point.
-
-    Edges of lengths l1 and l2 that span twice the area A are divided into floor(l / step) parts, where
-    step = density sqrt(l1 l2 / A); a point is in the middle of each of the lattice's cells and inside the triangle.
-    Triangles without area get none, and neither do those shorter than a step.
-    """
-    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    area = np.linalg.norm(np.cross(first, second), axis=1)
-    if area.sum() / 2 > MOST_SAMPLES * density**2:
-        raise ValueError(
-            f"A mesh of {area.sum() / 2:.3g} mm^2 has more than {MOST_SAMPLES:.0e} points {density} mm apart; check that "
-            f"it is in the dataset's frame, in mm"
-        )
-    corners, first, second, area = (x[area > 0] for x in (corners, first, second, area))
-    lengths = np.stack([np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1)], axis=1)
-    parts = np.floor(lengths / (density * np.sqrt(lengths.prod(1) / area))[:, None])
-    return _fill_lattice(np.ascontiguousarray(corners[:, 0]), first, second, parts)
-
-
-@numba.njit(cache=True)
-def _fill_lattice(corner: np.ndarray, first: np.ndarray, second: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    num_points = 0
-    points = np.empty((0, 3))
-    for is_filling in (False, True):
-        if is_filling:
-            points = np.empty((num_points, 3))
-        num_points = 0
-        for f in range(len(corner)):
-            if parts[f, 0] < 1 or parts[f, 1] < 1:
-                continue
-            # one more cell than parts: it can still have its middle inside by rounding, and the reference has it
-            for i in range(int(parts[f, 0]) + 1):
-                a = (i + 0.5) / parts[f, 0]
-                for j in range(int(parts[f, 1]) + 1):
-                    b = (j + 0.5) / parts[f, 1]
-                    if a + b >= 1:
-                        break
-                    if is_filling:
-                        points[num_points] = corner[f] + a * first[f] + b * second[f]
-                    num_points += 1
-    return points
-
-
-def thinned(points: np.ndarray, radius: float) -> np.ndarray:
-    """Which points (N, 3) stay if, in their order, each that is left removes all others within ``radius``; (N,) bool."""
-    # a hair wider than the radius, so that rounding moves no neighbour two cells away
-    cells = np.floor((points - points.min(0)) / (radius * (1 + 1e-6))).astype(np.int64) + 1
-    size = cells.max(0) + 2
-    if np.prod(size.astype(np.float64)) > 2.0**62:
-        raise ValueError(f"Points that spread over {np.ptp(points, axis=0)} cannot be thinned to {radius}")
-    return _thin(points, cells, size, radius * radius, 2 ** math.ceil(math.log2(2 * len(points) + 1)))
-
-
-@numba.njit(cache=True)
-def _thin(points: np.ndarray, cells: np.ndarray, size: np.ndarray, square: float, slots: int) -> np.ndarray:
-    # a hash table by linear probing: cell -> its last kept point; before[point] -> the one kept before it in that cell
-    names = np.full(slots, -1, np.int64)
-    last = np.empty(slots, np.int32)
-    before = np.full(len(points), -1, np.int32)
-    keep = np.ones(len(points), np.bool_)
-    for n in range(len(points)):
-        for neighbour in range(27):
-            # the own cell first, where most of the removers are
-            k = (neighbour + 13) % 27
-            x, y, z = cells[n, 0] + k // 9 - 1, cells[n, 1] + k // 3 % 3 - 1, cells[n, 2] + k % 3 - 1
-            slot = _slot(names, (x * size[1] + y) * size[2] + z)
-            other = last[slot] if names[slot] >= 0 else -1
-            while other >= 0:
-                a, b, c = (
-                    points[n, 0] - points[other, 0],
-                    points[n, 1] - points[other, 1],
-                    points[n, 2] - points[other, 2],
-                )
-                if a * a + b * b + c * c <= square:
-                    keep[n] = False
-                    break
-                other = before[other]
-            if not keep[n]:
-                break
-        if keep[n]:
-            name = (cells[n, 0] * size[1] + cells[n, 1]) * size[2] + cells[n, 2]
-            slot = _slot(names, name)
-            if names[slot] == name:
-                before[n] = last[slot]
-            names[slot], last[slot] = name, n
-    return keep
-
-
-@numba.njit(cache=True, inline="always")
-def _slot(names: np.ndarray, name: int) -> int:
-    # Fibonacci hashing: neighbouring cells must not share runs of slots
-    slot = ((name * 0x9E3779B97F4A7C1) >> 20) & (len(names) - 1)
-    while names[slot] != name and names[slot] >= 0:
-        slot = (slot + 1) & (len(names) - 1)
-    return slot
-
-
-def warn_of_boxes(shape: Shape, observation: Observation, name: str) -> None:
-    """Warn where the bounding box of a shape does not meet the observed volume."""
-    low, high = shape.vertices.amin(0).double().cpu(), shape.vertices.amax(0).double().cpu()
-    bounds = observation["volume_bounds"].double().cpu()
-    if bool(((low > bounds[1]) | (high < bounds[0])).any()):
-        boxes = [[[round(x, 1) for x in corner.tolist()] for corner in box] for box in ((low, high), bounds)]
-        warnings.warn(
-            f"{name}: frame mismatch: the mesh fills {boxes[0]} and the observed volume {boxes[1]} (mm); was the mesh "
-            f"brought into the dataset's frame?",
-            stacklevel=3,
-        )
+def _overlaps(shape: Shape, bounds: torch.Tensor) -> bool:
+    vertices = shape.vertices.cpu()
+    return bool(((vertices.amin(0) <= bounds[1].cpu()) & (vertices.amax(0) >= bounds[0].cpu())).all())
 
 
 def _distances(queries: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ variant        masks grown by                  a vertex is kept if              
 ============== =============================== ======================================================= ===============
 
 Half pixels: the authors' codes call the centre of the top-left pixel (0, 0), so 0.5 is taken off our projections first.
-``neus`` then rounds to the nearest pixel, and one that does not exist is outside. ``monosdf`` and ``2dgs`` round too, but
-take as outside what lies beyond the *centres* of the border pixels, as ``grid_sample`` with ``align_corners`` has it.
-``neuralwarp`` and ``geoneus`` have the same border, and interpolate: a vertex is beside the mask if none of the up to four
-pixels that take part is in it. A vertex behind a camera is outside its image; the original codes do not look.
+``neus`` then rounds to the nearest pixel, and one that does not exist is outside. ``monosdf`` and ``2dgs`` round too,
+but take as outside what lies beyond the *centres* of the border pixels, as ``grid_sample`` with ``align_corners`` does.
+``neuralwarp`` and ``geoneus`` have the same border, and interpolate: a vertex is beside the mask if none of the up to
+four pixels that take part is in it. A vertex behind a camera is outside its image; the original codes do not look.
 """
 
 import warnings
@@ -37,7 +37,7 @@ class Culling:
 
     half_widths: tuple[int, ...]  # the structuring element, row by row
     lookup: Literal["nearest", "bilinear"]
-    border: float  # how far beyond the centres of the border pixels a vertex is still in the image, in pixels
+    rounds_first: bool  # whether the image ends half a pixel beyond the centres of its border pixels, or at them
     least_views: int  # in how many images a vertex must be
     largest: Literal["faces", "area"] | None
 
@@ -57,11 +57,11 @@ def opencv_ellipse(size: int) -> tuple[int, ...]:
 
 
 CULLINGS = {
-    "neus": Culling(opencv_ellipse(101), "nearest", border=0.5, least_views=0, largest="faces"),
-    "neuralwarp": Culling(disk(12), "bilinear", border=0.0, least_views=2, largest="area"),
-    "geoneus": Culling(disk(15), "bilinear", border=0.0, least_views=2, largest="faces"),
-    "monosdf": Culling(disk(12), "nearest", border=0.0, least_views=0, largest=None),
-    "2dgs": Culling(disk(24), "nearest", border=0.0, least_views=0, largest=None),
+    "neus": Culling(opencv_ellipse(101), "nearest", rounds_first=True, least_views=0, largest="faces"),
+    "neuralwarp": Culling(disk(12), "bilinear", rounds_first=False, least_views=2, largest="area"),
+    "geoneus": Culling(disk(15), "bilinear", rounds_first=False, least_views=2, largest="faces"),
+    "monosdf": Culling(disk(12), "nearest", rounds_first=False, least_views=0, largest=None),
+    "2dgs": Culling(disk(24), "nearest", rounds_first=False, least_views=0, largest=None),
 }
 
 
@@ -104,8 +104,7 @@ def view_of_points(
     ahead = depth > 0
     pixels = projected[:, :2] / np.where(ahead, depth, 1)[:, None] - 0.5  # pixel centres at whole numbers
     last = np.array([width - 1, height - 1])
-    # np.rint first: a border of half a pixel includes what rounds half to even
-    reach = np.rint(pixels) if culling.border else pixels
+    reach = np.rint(pixels) if culling.rounds_first else pixels
     in_image = ahead & ((reach >= 0) & (reach <= last)).all(1)
     pixels = np.where(in_image[:, None], pixels, 0)
     if culling.lookup == "nearest":
