@@ -17,10 +17,6 @@ from typing import Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
-from ops.cameras import pixel_centers, pixel_rays
-from ops.chunks import map_chunks
-from ops.hash_grid.grid import HashGrid
-from ops.isosurface import extract_surface
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -28,7 +24,11 @@ from losses.images import color_l1, mask_cross_entropy
 from losses.surfaces import curvature, eikonal, zero_at_points
 from methods.base import Method
 from methods.fields import BackgroundNetwork, ColorNetwork, SDFNetwork
+from ops.cameras import pixel_centers, pixel_rays
+from ops.chunks import map_chunks
 from ops.encodings import spherical_harmonics
+from ops.hash_grid.grid import HashGrid
+from ops.isosurface import extract_surface
 from ops.rays import points_along, unit_sphere_intersection
 from ops.rendering import alpha_from_density, alpha_from_sdf, annealed_slope, composite, weights_from_alpha
 from ops.sampling import hierarchical_distances, sections, stratified_distances

@@ -60,8 +60,8 @@ class SurfaceScore(PerObjectMetric):
     - ``chamfer_l1``, ``chamfer_l2``: mean of the two directions, of the distances and of their squares.
     - ``f_score_1pct``, ``precision_1pct``, ``recall_1pct``: within 1 % of the diagonal of the truth's bounding box; the
       same for every threshold.
-    - ``normal_consistency``: mean absolute cosine with the nearest neighbour's normal, mean of the two directions; NaN where
-      the shape is a point set or the truth has no normals.
+    - ``normal_consistency``: mean absolute cosine with the nearest neighbour's normal, mean of the two directions;
+      NaN where the shape is a point set or the truth has no normals.
 
     An empty shape scores as the worst: distances are the diagonal of the truth's bounding box, the rest is 0.
 

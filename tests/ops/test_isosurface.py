@@ -63,6 +63,15 @@ def test_sphere_is_watertight_whatever_the_blocks(field: Field, block_size: int,
     assert signed_volume(mesh) == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.01)
 
 
+@pytest.mark.parametrize("rounding", [-1e-10, 1e-10])
+def test_vertices_do_not_coincide_where_the_field_is_zero_but_for_rounding(rounding: float) -> None:
+    exact = sphere((0.25, 0.25, 0.25), 0.5)
+    mesh = extract_surface(lambda x: exact(x) + rounding, 32, block_size=8)
+    assert len(torch.unique(mesh.vertices, dim=0)) == len(mesh.vertices)
+    assert is_watertight(mesh)
+    assert euler_characteristic(mesh) == 2
+
+
 @pytest.mark.parametrize("block_size", [9, 16, 64])
 def test_torus_has_one_handle(block_size: int) -> None:
     mesh = extract_surface(torus, 48, block_size=block_size, coarse_resolution=12)
