@@ -1,6 +1,6 @@
 """Photographs of an analytic scene, with exact cameras, masks, depth and surface: no download, seconds to make.
 
-``python -m datamodules.synthetic --scene knot --output DIR`` writes one in the NeuS layout, as the DTU DataModule reads.
+``python -m datamodules.synthetic --scene knot --output DIR`` writes one in the NeuS layout, which ``DTU`` reads.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def projections(intrinsics: Tensor, camera_to_world: Tensor, normalized_to_datas
     """(V, 3, 4) float64 projections, dataset frame to pixels with the first centre at (0.5, 0.5)."""
     dataset_to_camera = torch.linalg.inv(normalized_to_dataset @ camera_to_world.double())
     matrices = intrinsics.double() @ dataset_to_camera[:, :3]
-    # the similarity's scale is in all of a row alike; without it the third coordinate is the depth in the dataset's unit
+    # the similarity's scale has entered every entry; without it the third coordinate is the depth in the dataset's unit
     return matrices * normalized_to_dataset[:3, 0].norm()
 
 
