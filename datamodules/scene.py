@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -128,8 +128,8 @@ def check_scene(scene: Scene) -> None:
     if not any(_sees_unit_sphere(scene, view) for view in range(num_views)):
         raise ValueError(
             f"{scene.name}: no ray of any photograph meets the unit sphere, in which the object must lie; its centre "
-            f"is {distances.min():.3g} to {distances.max():.3g} from the cameras. Check the normalisation (scale_mat) and "
-            "the direction of the poses (camera to world, z forward)"
+            f"is {distances.min():.3g} to {distances.max():.3g} from the cameras. Check the normalisation (scale_mat) "
+            "and the direction of the poses (camera to world, z forward)"
         )
 
 
@@ -203,6 +203,8 @@ class SceneDataModule(LightningDataModule):
 
     provides: frozenset[str]
     """Keys that scenes of this dataset may have; one scene may have fewer."""
+    remedies: ClassVar[dict[str, str]] = {}
+    """What a user can do about a scene that lacks a key."""
 
     def __init__(
         self,
@@ -255,8 +257,11 @@ class SceneDataModule(LightningDataModule):
 
     def _check_reads(self, available: frozenset[str], name: str) -> None:
         for key in sorted(self.reads - available):
-            others = ", ".join(DATASETS_WITH.get(key, ())) or "none of the datasets here"
-            raise ValueError(f"{self.reader} reads {key!r}, which {name} does not have; datasets that can: {others}")
+            others = ", ".join(DATASETS_WITH.get(key, ())) or "none of those here"
+            remedy = f"{self.remedies[key]}; " if key in self.remedies else ""
+            raise ValueError(
+                f"{self.reader} reads {key!r}, which {name} does not have; {remedy}datasets that may have it: {others}"
+            )
 
     def _check_sampling(self, scene: Scene) -> None:
         if self.images_per_batch is not None and not 1 <= self.images_per_batch <= len(self.train_views):

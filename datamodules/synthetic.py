@@ -1,6 +1,6 @@
 """Photographs of an analytic scene, with exact cameras, masks, depth and surface: no download, seconds to make.
 
-``python -m datamodules.synthetic --scene knot --output DIR`` writes one in the NeuS layout, as the DTU DataModule reads.
+``python -m datamodules.synthetic --scene knot --output DIR`` writes one in the NeuS layout, which ``DTU`` reads.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,8 @@ RADIUS = 0.9
 # millimetres, and off the origin, so that nobody mistakes one frame for the other unnoticed
 MILLIMETRES = 85.0
 CENTER_MM = (120.0, -40.0, 610.0)
+
+VIEWS_AT_ONCE = 6
 
 
 class SyntheticScene(SceneDataModule):
@@ -129,7 +132,7 @@ def projections(intrinsics: Tensor, camera_to_world: Tensor, normalized_to_datas
     """(V, 3, 4) float64 projections, dataset frame to pixels with the first centre at (0.5, 0.5)."""
     dataset_to_camera = torch.linalg.inv(normalized_to_dataset @ camera_to_world.double())
     matrices = intrinsics.double() @ dataset_to_camera[:, :3]
-    # the similarity's scale is in all of a row alike; without it the third coordinate is the depth in the dataset's unit
+    # the similarity's scale has entered every entry; without it the third coordinate is the depth in the dataset's unit
     return matrices * normalized_to_dataset[:3, 0].norm()
 
 
@@ -140,9 +143,19 @@ def make_scene(scene: AnalyticScene, num_views: int, image_size: int, num_surfac
         Arrays named as in ``Scene``; images are premultiplied, that is over black.
     """
     intrinsics, poses = camera_ring(num_views, image_size)
-    photographs = [photograph(scene, k, pose, image_size) for k, pose in zip(intrinsics, poses, strict=True)]
-    images, masks, depth = (torch.stack(parts) for parts in zip(*photographs, strict=True))
-    points, normals = sample_analytic_surface(scene, num_surface_points, torch.Generator().manual_seed(0))
+    # several views at once, since the last rays of each creep along silhouettes in many steps of little work
+    groups = zip(intrinsics.split(VIEWS_AT_ONCE), poses.split(VIEWS_AT_ONCE), strict=True)
+    num_threads = torch.get_num_threads()
+    # thousands of short operations: sharing each among threads was measured ten times slower on a busy machine, so the
+    # threads share the groups instead
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num_threads) as pool:
+            photographs = list(pool.map(lambda group: photograph(scene, *group, image_size), groups))
+        points, normals = sample_analytic_surface(scene, num_surface_points, torch.Generator().manual_seed(0))
+    finally:
+        torch.set_num_threads(num_threads)
+    images, masks, depth = (torch.cat(parts) for parts in zip(*photographs, strict=True))
     return {
         "images": images,
         "masks": masks,
@@ -176,55 +189,65 @@ def camera_ring(num_views: int, image_size: int) -> tuple[Tensor, Tensor]:
     return torch.stack(intrinsics), torch.stack(poses)
 
 
-def photograph(scene: AnalyticScene, intrinsics: Tensor, pose: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One photograph, four samples a pixel.
+def photograph(scene: AnalyticScene, intrinsics: Tensor, poses: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Photographs of a scene, four samples a pixel.
 
     Args:
-        scene: what is in front of the camera.
-        intrinsics: (3, 3).
-        pose: (4, 4) camera to world.
+        scene: what is in front of the cameras.
+        intrinsics: (V, 3, 3).
+        poses: (V, 4, 4) camera to world.
         size: width and height in pixels.
 
     Returns:
-        ``image`` (H, W, 3) uint8 over black, ``mask`` (H, W) uint8 coverage, ``depth`` (H, W) float32 along the rays
-        through pixel centres, infinite where they meet nothing.
+        ``images`` (V, H, W, 3) uint8 over black, ``masks`` (V, H, W) uint8 coverage, ``depth`` (V, H, W) float32 along
+        the rays through pixel centres, infinite where they meet nothing.
     """
+    num_views = len(poses)
     centers = pixel_centers(size, size)
-    pixel_directions = pixel_rays(centers, intrinsics, pose)[1]
     offsets = torch.tensor([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
-    sub_centers = (centers[:, None] + offsets).reshape(-1, 2)
-    sub_directions = pixel_rays(sub_centers, intrinsics, pose)[1].reshape(size * size, 4, 3)
     blocks, block_of = _blocks(centers, size)
-    block_directions = pixel_rays(blocks, intrinsics, pose)[1]
 
-    origin, distance = pose[:3, 3], pose[:3, 3].norm()
+    def view_directions(pixels: Tensor) -> Tensor:
+        rays = [pixel_rays(pixels, k, pose)[1] for k, pose in zip(intrinsics, poses, strict=True)]
+        return torch.stack(rays)  # (V, R, 3)
 
-    def trace(directions: Tensor, start: Tensor, spread: float = 0.0) -> Tensor:
-        far = (distance + RADIUS).expand(len(directions))
-        return march(scene.sdf, origin.expand_as(directions), directions, start, far, spread=spread)
+    block_directions = view_directions(blocks)
+    pixel_directions = view_directions(centers)
+    sub_directions = view_directions((centers[:, None] + offsets).reshape(-1, 2)).reshape(num_views, -1, 4, 3)
+    pixel_spread = 1.01 * (sub_directions - pixel_directions[:, :, None]).norm(dim=-1).max().item()
+    block_spread = 1.01 * (pixel_directions - block_directions[:, block_of]).norm(dim=-1).max().item() + pixel_spread
 
-    pixel_spread = 1.01 * (sub_directions - pixel_directions[:, None]).norm(dim=-1).max().item()
-    block_spread = 1.01 * (pixel_directions - block_directions[block_of]).norm(dim=-1).max().item() + pixel_spread
-    near = trace(block_directions, (distance - RADIUS).expand(len(blocks)), block_spread)[block_of]
-    near = trace(pixel_directions, near, pixel_spread)
-    depth = trace(pixel_directions, near)
+    distances = poses[:, :3, 3].norm(dim=-1)
+    near = (distances - RADIUS)[:, None].expand(-1, len(blocks))
+    near = _trace(scene, poses, block_directions, near, block_spread)[:, block_of]
+    near = _trace(scene, poses, pixel_directions, near, pixel_spread)
+    depth = _trace(scene, poses, pixel_directions, near)
+    sub_directions = sub_directions.reshape(num_views, -1, 3)
+    t = _trace(scene, poses, sub_directions, near.repeat_interleave(4, dim=1))
 
-    sub_directions = sub_directions.reshape(-1, 3)
-    t = trace(sub_directions, near.repeat_interleave(4))
     hits = t.isfinite()
-    colors = torch.zeros(len(t), 3)
-    colors[hits] = scene.shade(origin + t[hits, None] * sub_directions[hits], sub_directions[hits])
-    image = (colors.reshape(size, size, 4, 3).mean(dim=2) * 255).round().byte()
-    mask = (hits.float().reshape(size, size, 4).mean(dim=2) * 255).floor().byte()
-    # floor of the mask and round of the colour could leave a channel brighter than its coverage
-    return torch.minimum(image, mask[..., None]), mask, depth.reshape(size, size)
+    points = poses[:, None, :3, 3].expand_as(sub_directions)[hits] + t[hits][:, None] * sub_directions[hits]
+    colors = torch.zeros(*t.shape, 3)
+    colors[hits] = scene.shade(points, sub_directions[hits])
+    images = (colors.reshape(num_views, size, size, 4, 3).mean(dim=3) * 255).round().byte()
+    masks = (hits.float().reshape(num_views, size, size, 4).mean(dim=3) * 255).floor().byte()
+    # rounded up where the mask is rounded down, a colour could outshine its coverage
+    return torch.minimum(images, masks[..., None]), masks, depth.reshape(num_views, size, size)
+
+
+def _trace(scene: AnalyticScene, poses: Tensor, directions: Tensor, near: Tensor, spread: float = 0.0) -> Tensor:
+    # (V, R, 3) directions and (V, R) starts -> (V, R) distances
+    centers = poses[:, None, :3, 3].expand_as(directions).reshape(-1, 3)
+    far = (poses[:, :3, 3].norm(dim=-1) + RADIUS)[:, None].expand_as(near).reshape(-1)
+    found = march(scene.sdf, centers, directions.reshape(-1, 3), near.reshape(-1), far, spread=spread)
+    return found.reshape(near.shape)
 
 
 def _blocks(centers: Tensor, size: int, edge: int = 8) -> tuple[Tensor, Tensor]:
     # centres of square blocks of pixels, and each pixel's block
     per_row = -(-size // edge)
     x, y = (centers / edge).long().unbind(dim=-1)
-    return (pixel_centers(per_row, per_row)) * edge, y * per_row + x
+    return pixel_centers(per_row, per_row) * edge, y * per_row + x
 
 
 def sample_analytic_surface(

@@ -82,7 +82,7 @@ def _knot_parts(points: Tensor) -> Tensor:
         disc(points, (0, 0, -0.68), 0.40, 0.08), -sphere(points, (0, 0, -0.12), 0.60)
     )  # a dish, hollowed by a ball
     knot = trefoil(points, (0, 0, 0.14), 0.46, 0.15, 0.075)
-    post = capsule(points, (0, 0.08, -0.72), (0, 0.08, -0.44), 0.045)
+    post = capsule(points, (0, 0.08, -0.69), (0, 0.08, -0.44), 0.045)
     rods = torch.minimum(
         capsule(points, (-0.36, -0.12, -0.62), (-0.52, -0.16, 0.52), 0.022),
         capsule(points, (0.36, 0.12, -0.62), (0.52, 0.16, 0.52), 0.022),

@@ -15,7 +15,7 @@ def march(
     *,
     spread: float = 0.0,
     tolerance: float = 2e-5,
-    max_steps: int = 256,
+    max_steps: int = 512,
 ) -> Tensor:
     """Distances at which rays meet a surface (Hart, "Sphere tracing", The Visual Computer 12, 1996).
 
@@ -30,7 +30,7 @@ def march(
         far: (R,) where to give up.
         spread: width of the cone at distance 1.
         tolerance: a ray has arrived where the field is below this.
-        max_steps: steps after which a ray, by then grazing, counts as arrived if the field is below 1e-3.
+        max_steps: steps after which a ray, by then creeping along the surface, counts as arrived if it is within 1e-3.
 
     Returns:
         (R,) distances, infinite where the ray (or the cone) meets nothing before ``far``.

@@ -1,0 +1,268 @@
+"""DTU's scans as NeuS and IDR prepared them, with structure-from-motion points and the official truth where present.
+
+Layouts: ``dtu_scan24/{image,mask,cameras_sphere.npz}`` (NeuS) and ``scan24/{image,mask,cameras.npz}`` (IDR). The npz
+file holds, for every photograph, ``world_mat`` (dataset's frame, mm, to pixels) and ``scale_mat`` (normalised to
+dataset's frame). It counts pixels from the centre of the first one, which is (0, 0) there and (0.5, 0.5) here.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.io
+import torch
+import trimesh
+from torch import Tensor
+
+from datamodules.photographs import list_photographs, read_images, read_masks
+from datamodules.scene import Scene, SceneDataModule
+from datamodules.sparse_points import clean_sparse_points, read_tracks
+from ops.cameras import decompose_projection
+from ops.types import Observation
+
+CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
+IMAGE_FOLDERS = ("image", "images")
+MASK_FOLDERS = ("mask", "masks")
+SPARSE_POINTS = ("sparse_points.npz", "sparse/0")
+
+
+class DTU(SceneDataModule):
+    """One scan of DTU, or any scene in its layout.
+
+    Args:
+        root: Folder with the scans, or the folder of one scan.
+        scan: Its number, or its folder's name.
+        downscale: Whole factor by which photographs and masks are made smaller, by area averaging.
+        sparse_points: Points to read, .npz or COLMAP folder; null looks for sparse_points.npz and sparse/0 in the scan.
+        official_root: Folder of the official evaluation data, with Points/stl and SampleSet; null goes without truth.
+        **kwargs: How batches are drawn, see ``SceneDataModule``.
+    """
+
+    provides = frozenset(
+        {"rays", "ray_masks", "sparse_points", "images", "masks", "intrinsics", "camera_to_world", "image_index"}
+        | {"surface_points", "normalized_to_dataset", "observations"}
+    )
+    remedies: ClassVar[dict[str, str]] = {
+        "ray_masks": "put one mask an image into mask/",
+        "masks": "put one mask an image into mask/",
+        "sparse_points": "triangulate some with python -m datamodules.prepare.triangulate",
+        "surface_points": "set official_root to the folder of the official evaluation data",
+    }
+
+    def __init__(
+        self,
+        root: str,
+        scan: int | str,
+        downscale: int = 1,
+        sparse_points: str | None = None,
+        official_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root, self.scan, self.downscale = Path(root), scan, downscale
+        self.sparse_points = Path(sparse_points) if sparse_points else None
+        self.official_root = Path(official_root) if official_root else None
+
+    def load_scene(self) -> Scene:
+        """Read photographs, cameras and whatever else of the scan is there and read by the method."""
+        folder = find_scan(self.root, self.scan)
+        scene = read_scan(folder, self.downscale)
+        if self.official_root:
+            scene = with_truth(scene, self.official_root, _scan_number(folder.name) or self.scan)
+        if "sparse_points" in self.reads:
+            found = [self.sparse_points] if self.sparse_points else [folder / name for name in SPARSE_POINTS]
+            path = next((path for path in found if path.exists()), None)
+            if path is None and self.sparse_points:
+                raise ValueError(f"{scene.name}: there are no sparse points at {self.sparse_points}")
+            if path is not None:
+                points = clean_sparse_points(read_tracks(path, scene), scene)
+                if len(points.points) == 0:
+                    raise ValueError(f"{scene.name}: none of the sparse points of {path} lies on the object")
+                scene = dataclasses.replace(scene, sparse_points=points)
+        return scene
+
+
+def _scan_number(name: str) -> int | None:
+    match = re.search(r"scan_?(\d+)", name)
+    return int(match[1]) if match else None
+
+
+def find_scan(root: Path, scan: int | str) -> Path:
+    """The folder of one scan.
+
+    Raises:
+        ValueError: no such folder; what was looked for and what is there is said.
+    """
+    if not root.is_dir():
+        raise ValueError(f"DTU: the root {root} is no folder; expected one with scans such as dtu_scan24/ in it")
+    if _has_cameras(root):
+        number = _scan_number(root.name)
+        if number is not None and str(scan) not in (str(number), root.name, f"scan{number}"):
+            raise ValueError(f"DTU: the root {root} is scan {number} itself, but scan {scan!r} was asked for")
+        return root
+    candidates = [root / name for name in (f"dtu_scan{scan}", f"scan{scan}", str(scan))]
+    for candidate in candidates:
+        if _has_cameras(candidate):
+            return candidate
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and _has_cameras(path))
+    names, files = ", ".join(f"{path.name}/" for path in candidates), " or ".join(CAMERA_FILES)
+    if not found:
+        raise ValueError(f"DTU: no scan in {root}; looked for {names}, or any other folder, with {files} in it")
+    raise ValueError(
+        f"DTU: no scan {scan!r} in {root}; looked for {names} with {files} in it; found {', '.join(found)}"
+    )
+
+
+def _has_cameras(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CAMERA_FILES)
+
+
+def read_scan(folder: Path, downscale: int = 1) -> Scene:
+    """Read photographs, masks and cameras of one scan.
+
+    Args:
+        folder: the scan's.
+        downscale: whole factor by which photographs and masks are made smaller.
+
+    Returns:
+        The scene with the protocol's full-size masks and projections, without truth and sparse points.
+
+    Raises:
+        ValueError: a file is missing or broken, counts or sizes differ, or a camera is none.
+    """
+    number = _scan_number(folder.name)
+    name = folder.name if number is None else f"scan{number}"
+    image_paths = image_paths_of(folder)
+    if not image_paths:
+        raise ValueError(f"DTU {name}: no PNG or JPEG in image/ or images/ of {folder}")
+    camera_file = next(folder / file for file in CAMERA_FILES if (folder / file).is_file())
+    projections, normalized_to_dataset = read_cameras(camera_file, name)
+    if len(image_paths) != len(projections):
+        raise ValueError(
+            f"DTU {name}: {len(image_paths)} images but {len(projections)} cameras in {camera_file.name}; check that "
+            f"{image_paths[0].parent.name}/ is complete"
+        )
+    images, size = read_images(image_paths, downscale)
+    mask_paths = _listed(folder, MASK_FOLDERS)
+    masks, observation = None, Observation(projections=projections)
+    if mask_paths:
+        if len(mask_paths) != len(image_paths):
+            raise ValueError(
+                f"DTU {name}: {len(image_paths)} images but {len(mask_paths)} masks; one an image is needed"
+            )
+        # Neither names nor numbers need to agree, 000.png masks 000000.png: the order does
+        full_masks, mask_size = read_masks(mask_paths)
+        if mask_size != size:
+            raise ValueError(
+                f"DTU {name}: the masks have {mask_size[1]}x{mask_size[0]} pixels, the images {size[1]}x{size[0]} "
+                f"({mask_paths[0]}); each mask must have its image's size"
+            )
+        masks = full_masks if downscale == 1 else read_masks(mask_paths, downscale)[0]
+        observation["masks"] = full_masks > 127
+    names = [path.name for path in image_paths]
+    intrinsics, camera_to_world = _decomposed(projections @ normalized_to_dataset, names, name)
+    intrinsics[:, :2] /= downscale
+    return Scene(
+        name=name,
+        category="dtu",
+        images=images,
+        intrinsics=intrinsics.float(),
+        camera_to_world=camera_to_world.float(),
+        normalized_to_dataset=normalized_to_dataset,
+        image_names=names,
+        masks=masks,
+        observation=observation,
+    )
+
+
+def image_paths_of(folder: Path) -> list[Path]:
+    """The photographs of one scan, in order."""
+    return _listed(folder, IMAGE_FOLDERS)
+
+
+def _listed(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    present = [folder / name for name in names if (folder / name).is_dir()]
+    return list_photographs(present[0]) if present else []
+
+
+def read_cameras(path: Path, name: str) -> tuple[Tensor, Tensor]:
+    """Read an npz file of cameras.
+
+    Args:
+        path: ``cameras_sphere.npz`` or ``cameras.npz``.
+        name: the scan, for errors.
+
+    Returns:
+        ``projections`` (V, 3, 4), dataset's frame to pixels with the first centre at (0.5, 0.5), and
+        ``normalized_to_dataset`` (4, 4), both float64.
+
+    Raises:
+        ValueError: a matrix is missing, or photographs are normalised differently.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        num_views = sum(re.fullmatch(r"world_mat_\d+", key) is not None for key in file.files)
+        missing = [
+            f"{kind}_mat_{view}"
+            for view in range(num_views)
+            for kind in ("world", "scale")
+            if f"{kind}_mat_{view}" not in file.files
+        ]
+        if missing or num_views == 0:
+            raise ValueError(
+                f"DTU {name}: {path.name} has no {(missing or ['world_mat_0'])[0]}; expected it for each image"
+            )
+        world = torch.from_numpy(np.stack([file[f"world_mat_{view}"][:3] for view in range(num_views)])).double()
+        scale = torch.from_numpy(np.stack([file[f"scale_mat_{view}"] for view in range(num_views)])).double()
+    if not torch.allclose(scale, scale[:1], rtol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"DTU {name}: the scale_mat of {path.name} differs between images; one normalisation is needed"
+        )
+    world[:, :2] += 0.5 * world[:, 2:]
+    return world, scale[0]
+
+
+def _decomposed(projections: Tensor, image_names: list[str], name: str) -> tuple[Tensor, Tensor]:
+    cameras = []
+    for view, (projection, image_name) in enumerate(zip(projections, image_names, strict=True)):
+        try:
+            cameras.append(decompose_projection(projection.numpy()))
+        except ValueError as error:
+            raise ValueError(f"DTU {name}: the camera of {image_name} (world_mat_{view}): {error}") from error
+    intrinsics, poses = zip(*cameras, strict=True)
+    return torch.from_numpy(np.stack(intrinsics)), torch.from_numpy(np.stack(poses))
+
+
+def with_truth(scene: Scene, official_root: Path, scan: int | str) -> Scene:
+    """Add the scanned points, the observed volume and the ground plane of the official evaluation data.
+
+    Args:
+        scene: a scan.
+        official_root: with ``Points/stl`` and ``ObsMask`` or ``SampleSet/MVS Data/ObsMask`` in it.
+        scan: its number.
+
+    Raises:
+        ValueError: a file is not there.
+    """
+    points_path = official_root / f"Points/stl/stl{int(scan):03d}_total.ply"
+    folders = [official_root / "SampleSet/MVS Data/ObsMask", official_root / "ObsMask"]
+    volume_folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    volume_path, plane_path = volume_folder / f"ObsMask{scan}_10.mat", volume_folder / f"Plane{scan}.mat"
+    for path in (points_path, volume_path, plane_path):
+        if not path.is_file():
+            raise ValueError(
+                f"DTU scan {scan}: official_root has no {path}; see roboimagedata.compute.dtu.dk for the data"
+            )
+    volume, plane = scipy.io.loadmat(volume_path), scipy.io.loadmat(plane_path)
+    observation = Observation(
+        **scene.observation,
+        volume=torch.from_numpy(volume["ObsMask"].astype(bool)),
+        volume_bounds=torch.from_numpy(volume["BB"].astype(np.float64)),
+        volume_step=float(volume["Res"].item()),
+        plane=torch.from_numpy(plane["P"].astype(np.float64).ravel()),
+    )
+    points = torch.from_numpy(np.array(trimesh.load(points_path, process=False).vertices))
+    dataset_to_normalized = torch.linalg.inv(scene.normalized_to_dataset)
+    points = points @ dataset_to_normalized[:3, :3].T + dataset_to_normalized[:3, 3]
+    return dataclasses.replace(scene, surface_points=points.float(), observation=observation)

@@ -1,0 +1,192 @@
+"""Points triangulated from a scene's photographs, read from our own files or from COLMAP, and cleaned."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_utilities.core.imports import RequirementCache
+
+from datamodules.scene import Scene, SparsePoints
+from ops.cameras import project
+
+_PYCOLMAP = RequirementCache("pycolmap")
+
+MIN_TRACK_LENGTH = 3
+MAX_REPROJECTION_ERROR = 1.0
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Triangulated points as a structure-from-motion program leaves them.
+
+    Attributes:
+        points: (P, 3) float64, in whatever frame.
+        errors: (P,) mean reprojection error, pixels.
+        view_offsets: (V + 1,) int64.
+        view_point_index: (K,) int64; photograph v saw points ``view_point_index[view_offsets[v]:view_offsets[v + 1]]``.
+    """
+
+    points: np.ndarray
+    errors: np.ndarray
+    view_offsets: np.ndarray
+    view_point_index: np.ndarray
+
+    @property
+    def entry_views(self) -> np.ndarray:
+        """(K,) which photograph each entry of ``view_point_index`` belongs to."""
+        return np.repeat(np.arange(len(self.view_offsets) - 1), np.diff(self.view_offsets))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(P,) how many photographs saw each point."""
+        return np.bincount(self.view_point_index, minlength=len(self.points))
+
+    def select(self, keep: np.ndarray) -> "Tracks":
+        """Those points for which ``keep``, (P,) bool, holds."""
+        entries = keep[self.view_point_index]
+        counts = np.bincount(self.entry_views[entries], minlength=len(self.view_offsets) - 1)
+        new_index = np.cumsum(keep) - 1
+        return Tracks(
+            self.points[keep],
+            self.errors[keep],
+            np.concatenate([[0], np.cumsum(counts)]),
+            new_index[self.view_point_index[entries]],
+        )
+
+    @staticmethod
+    def from_entries(points: np.ndarray, errors: np.ndarray, entries: np.ndarray, num_views: int) -> "Tracks":
+        """From (K, 2) pairs of a photograph and a point that it saw; a pair counts once."""
+        entries = np.unique(entries.reshape(-1, 2), axis=0)
+        counts = np.bincount(entries[:, 0], minlength=num_views)
+        return Tracks(points, errors, np.concatenate([[0], np.cumsum(counts)]), entries[:, 1])
+
+
+def save_tracks(path: Path, tracks: Tracks, image_names: list[str]) -> None:
+    """Write points of a scene in the dataset's frame; ``read_tracks`` reads them back."""
+    np.savez_compressed(
+        path,
+        points=tracks.points,
+        frame=np.array("dataset"),
+        errors=tracks.errors,
+        track_lengths=tracks.lengths,
+        view_offsets=tracks.view_offsets,
+        view_point_index=tracks.view_point_index,
+        image_names=np.array(image_names),
+    )
+
+
+def read_tracks(path: Path, scene: Scene) -> Tracks:
+    """Read an ``.npz`` of ``save_tracks`` or a COLMAP model's folder, in the normalised frame.
+
+    Raises:
+        ValueError: the file is of another kind or of another scene.
+    """
+    if path.is_dir():
+        return _read_colmap(path, scene)
+    with np.load(path, allow_pickle=False) as file:
+        missing = {"points", "frame", "errors", "view_offsets", "view_point_index"} - set(file.files)
+        if missing:
+            raise ValueError(f"{path} lacks {sorted(missing)}; write it with python -m datamodules.prepare.triangulate")
+        tracks = Tracks(*(file[name] for name in ("points", "errors", "view_offsets", "view_point_index")))
+        frame = str(file["frame"])
+    if len(tracks.view_offsets) - 1 != len(scene.images):
+        raise ValueError(
+            f"{path} is of {len(tracks.view_offsets) - 1} photographs, {scene.name} has {len(scene.images)}"
+        )
+    if frame not in ("dataset", "normalized"):
+        raise ValueError(f"{path}: frame is {frame!r}, expected 'dataset' or 'normalized'")
+    return tracks if frame == "normalized" else _moved(tracks, np.linalg.inv(scene.normalized_to_dataset.numpy()))
+
+
+def _moved(tracks: Tracks, matrix: np.ndarray) -> Tracks:
+    points = tracks.points @ matrix[:3, :3].T + matrix[:3, 3]
+    return Tracks(points, tracks.errors, tracks.view_offsets, tracks.view_point_index)
+
+
+def _read_colmap(folder: Path, scene: Scene) -> Tracks:
+    if not _PYCOLMAP:
+        raise ModuleNotFoundError(f"reading the COLMAP model {folder} needs pycolmap: pip install pycolmap")
+    import pycolmap
+
+    model = pycolmap.Reconstruction(str(folder))
+    view_of_name = {Path(name).stem: view for view, name in enumerate(scene.image_names)}
+    registered = [image for image in model.images.values() if image.has_pose]
+    unknown = [image.name for image in registered if Path(image.name).stem not in view_of_name]
+    if unknown:
+        raise ValueError(
+            f"{folder}: the COLMAP model has {unknown[0]}, but {scene.name} has no such photograph; "
+            "the model belongs to another scene"
+        )
+    view_of_id = {image.image_id: view_of_name[Path(image.name).stem] for image in registered}
+    if len(view_of_id) < 3:
+        raise ValueError(f"{folder}: the COLMAP model has {len(view_of_id)} posed photographs, at least 3 are needed")
+    theirs = np.array([image.projection_center() for image in registered])
+    ours = scene.camera_to_world[list(view_of_id.values()), :3, 3].double().numpy()
+    to_normalized = similarity_between(theirs, ours)
+    residual = np.linalg.norm(theirs @ to_normalized[:3, :3].T + to_normalized[:3, 3] - ours, axis=1).max()
+    if not residual < 0.01 * np.linalg.norm(ours - ours.mean(0), axis=1).max():
+        raise ValueError(
+            f"{folder}: the COLMAP model's cameras stand elsewhere than those of {scene.name}: after the best "
+            f"similarity they are up to {residual:.3g} apart (normalised frame); the model belongs to other poses"
+        )
+    points = list(model.points3D.values())
+    entries = [
+        (view_of_id[element.image_id], number)
+        for number, point in enumerate(points)
+        for element in point.track.elements
+        if element.image_id in view_of_id
+    ]
+    xyz = np.array([point.xyz for point in points]).reshape(-1, 3)
+    errors = np.array([point.error for point in points])
+    entries_array = np.array(entries, dtype=np.int64).reshape(-1, 2)
+    return _moved(Tracks.from_entries(xyz, errors, entries_array, len(scene.images)), to_normalized)
+
+
+def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The similarity that brings points closest to others (Umeyama, PAMI 13(4), 1991).
+
+    Args:
+        source: (N, 3).
+        target: (N, 3).
+
+    Returns:
+        (4, 4) scale, rotation and translation.
+    """
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    left, singular, right = np.linalg.svd((target - target_mean).T @ (source - source_mean))
+    signs = np.array([1, 1, np.sign(np.linalg.det(left) * np.linalg.det(right))])
+    scale = (singular * signs).sum() / ((source - source_mean) ** 2).sum()
+    matrix = np.eye(4)
+    matrix[:3, :3] = scale * (left * signs) @ right
+    matrix[:3, 3] = target_mean - matrix[:3, :3] @ source_mean
+    return matrix
+
+
+def clean_sparse_points(tracks: Tracks, scene: Scene) -> SparsePoints:
+    """Keep what is well measured and of the object.
+
+    Args:
+        tracks: in the normalised frame.
+        scene: whose.
+
+    Returns:
+        Points seen in at least three photographs, at most one pixel off on average, inside the unit sphere and, where
+        there are masks, on the foreground in most of the photographs that saw them.
+    """
+    good = (tracks.lengths >= MIN_TRACK_LENGTH) & (tracks.errors <= MAX_REPROJECTION_ERROR)
+    tracks = tracks.select(good & (np.linalg.norm(tracks.points, axis=1) < 1))
+    if scene.masks is not None:
+        height, width = scene.masks.shape[1:]
+        votes = np.zeros(len(tracks.points))
+        for view, mask in enumerate(scene.masks):
+            seen = tracks.view_point_index[tracks.view_offsets[view] : tracks.view_offsets[view + 1]]
+            points = torch.from_numpy(tracks.points[seen]).float()
+            x, y = project(points, scene.intrinsics[view], scene.camera_to_world[view])[0].floor().long().T
+            votes[seen] += (mask[y.clamp(0, height - 1), x.clamp(0, width - 1)] > 127).numpy()
+        tracks = tracks.select(votes > tracks.lengths / 2)
+    return SparsePoints(
+        torch.from_numpy(tracks.points).float(),
+        torch.from_numpy(tracks.view_offsets),
+        torch.from_numpy(tracks.view_point_index),
+    )
