@@ -196,7 +196,10 @@ def test_a_users_mistake_ends_in_one_line_and_an_empty_shape_in_failure(workplac
 
 
 def test_wandb_is_not_imported_until_it_is_asked_for(workplace):
-    code = "import sys; from main import main; main(['fit', '--config', 'tetrahedron.yaml']); assert 'wandb' not in sys.modules"
+    code = (
+        "import sys; from main import main; main(['fit', '--config', 'tetrahedron.yaml'])\n"
+        "assert 'wandb' not in sys.modules"
+    )
     subprocess.run(
         [sys.executable, "-c", code], cwd=workplace, check=True, env=os.environ | {"PYTHONPATH": f"{ROOT}:{workplace}"}
     )
