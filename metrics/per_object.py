@@ -51,7 +51,10 @@ class PerObjectMetric(Metric):
     def rows(self) -> dict[int, dict[str, float]]:
         """``object_index`` -> row, each object once, ordered by index; call it where the state is synced."""
         index, scores = _joined(self.object_index), _joined(self.scores)
-        return {k: dict(zip(self.columns, v, strict=True)) for k, v in sorted(zip(index.tolist(), scores.tolist()))}
+        return {
+            k: dict(zip(self.columns, v, strict=True))
+            for k, v in sorted(zip(index.tolist(), scores.tolist(), strict=True))
+        }
 
     def compute(self) -> dict[str, Tensor]:
         """Mean of each column over distinct objects; NaN where no object has that score."""

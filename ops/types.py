@@ -76,7 +76,7 @@ class Reconstruction(TypedDict, total=False):
     renders: Renders  # absent where the method renders no views
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: Lightning moves predictions between devices field by field
 class Shape:
     """A triangle mesh, or a point set where ``faces`` is ``None``. Empty is a result, not an error.
 

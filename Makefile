@@ -1,0 +1,34 @@
+# `make demo` and `make test` do everything on a fresh machine; a second call does not install again.
+PYTHON ?= python3
+# The tested release. On Linux pip's default build brings CUDA; any other build already in .venv that satisfies it is kept.
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+
+.PHONY: setup demo test lint clean
+
+setup: .venv/.setup
+
+.venv/.setup: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/.test: .venv/.setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[sfm,test]"
+	touch $@
+
+demo: setup
+	$(BIN)/python main.py fit --config configs/neuralangelo_demo.yaml
+	$(BIN)/python main.py test
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

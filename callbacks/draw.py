@@ -1,0 +1,119 @@
+"""Pictures of what a method returned, in the run's folder and in Weights & Biases."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from callbacks.panels import shape_panel, view_panel
+from callbacks.results import file_name, object_ids, results_folder, training_steps, write_whole
+from ops.types import Shape
+
+MAX_CLOUD_POINTS = 20_000
+
+
+class Draw(Callback):
+    """Draws the first objects of every validation and test as PNG files in ``panels/``, and in W&B where it logs.
+
+    Args:
+        max_objects: objects drawn in each validation or test.
+        max_views: rows of an object's panel of views.
+        size: longest edge of one picture in a panel, pixels.
+    """
+
+    def __init__(self, max_objects: int = 4, max_views: int = 4, size: int = 512) -> None:
+        self.max_objects, self.max_views, self.size = max_objects, max_views, size
+        self._folder: Path | None = None
+        self._num_drawn = 0
+        self._media: dict[str, list[tuple[str, Any]]] = {}
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._draw(trainer, f"val_step{training_steps(trainer, pl_module):06d}", outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._draw(trainer, "test", outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, "val", training_steps(trainer, pl_module))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, "test", training_steps(trainer, pl_module))
+
+    def _start(self, trainer: Trainer) -> None:
+        folder = results_folder(trainer)
+        self._folder = None if folder is None else folder / "panels"
+        self._num_drawn, self._media = 0, {}
+
+    def _draw(self, trainer: Trainer, stage: str, outputs: Any, batch: Any) -> None:
+        # the first rank's objects are enough to look at
+        if self._folder is None or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        if not isinstance(outputs, dict):
+            return
+        for i, object_id in enumerate(object_ids(batch)[: self.max_objects - self._num_drawn]):
+            self._num_drawn += 1
+            panels = self._panels(outputs, batch, i)
+            for kind, panel in panels.items():
+                write_whole(self._folder / f"{stage}_{file_name(object_id)}_{kind}.png", png_bytes(panel))
+                self._media.setdefault(kind, []).append((object_id, panel))
+            if trainer.testing and "shape" in panels and _wandb_loggers(trainer):
+                self._media.setdefault("cloud", []).append((object_id, _cloud(outputs["shapes"][i])))
+
+    def _panels(self, outputs: dict[str, Any], batch: Any, i: int) -> dict[str, Image.Image]:
+        panels = {}
+        if "images" in outputs.get("renders", {}) and "images" in batch:
+            panels["views"] = view_panel(outputs["renders"], batch, i, max_views=self.max_views, size=self.size)
+        if "shapes" in outputs and not outputs["shapes"][i].is_empty:
+            panels["shape"] = shape_panel(outputs["shapes"][i], batch, i, size=self.size)
+        return panels
+
+    def _log(self, trainer: Trainer, stage: str, step: int) -> None:
+        for logger in _wandb_loggers(trainer) if self._media else []:
+            import wandb  # its logger has imported it already
+
+            for kind, media in self._media.items():
+                if kind == "cloud":
+                    objects = [wandb.Object3D(cloud, caption=object_id) for object_id, cloud in media]
+                    logger.log_metrics({f"{stage}/{kind}": objects}, step)
+                else:
+                    ids, images = zip(*media, strict=True)
+                    logger.log_image(f"{stage}/{kind}", list(images), step, caption=list(ids))
+        self._media = {}
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    content = io.BytesIO()
+    image.save(content, format="PNG", optimize=True)
+    return content.getvalue()
+
+
+def _wandb_loggers(trainer: Trainer) -> list[Any]:
+    # by name: whoever does not use W&B never imports it, and it takes seconds
+    return [logger for logger in trainer.loggers if type(logger).__name__ == "WandbLogger"]
+
+
+def _cloud(shape: Shape) -> np.ndarray:
+    """(n, 6) positions and colours in [0, 255] of at most ``MAX_CLOUD_POINTS`` vertices, as W&B shows them."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(shape.vertices), generator=generator)[:MAX_CLOUD_POINTS]
+    vertices = shape.vertices.detach().cpu()[chosen]
+    if shape.vertex_colors is None:
+        colors = torch.full_like(vertices, 0.7)
+    else:
+        colors = shape.vertex_colors.detach().cpu()[chosen]
+    return torch.cat([vertices, colors * 255], -1).double().numpy()

@@ -1,0 +1,226 @@
+"""Scores of what a method returned: one row an object in ``objects.csv``, means over distinct objects in the log."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
+from callbacks.results import gathered, object_ids, results_folder, write_whole
+from metrics.per_object import PerObjectMetric
+from ops.types import ObjectBatch, Reconstruction, Shape
+
+FACTS = ("object_index", "object_id", "category", "is_empty", "num_vertices", "num_faces")
+MAX_PRINTED = 20
+
+Row = dict[str, Any]
+
+
+class Score(Callback):
+    """Scores every tested object and logs the means; in validation, those that need only what validation has.
+
+    An experiment may append a second ``Score`` to the default one: their columns share ``objects.csv``.
+
+    Args:
+        metrics: protocols to score by. One that needs something the dataset lacks is skipped and named.
+    """
+
+    def __init__(self, metrics: list[PerObjectMetric]) -> None:
+        self.metrics = metrics
+        self.rows: dict[int, Row] = {}
+        self._facts: dict[int, Row] = {}
+        self._said: set[str] = set()
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(columns=self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all scores, in the order of the metrics."""
+        return [column for metric in self.metrics for column in metric.columns]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        columns = [column for score in _scores(trainer) for column in score.columns]
+        twice = sorted({column for column in columns if columns.count(column) > 1})
+        if twice:
+            raise ValueError(
+                f"callbacks: scores should have distinct names, but {', '.join(twice)} comes from two metrics; "
+                "remove one of them, from the default callbacks or from the experiment's"
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._update(outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._update(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        means = self._finish()
+        pl_module.log_dict({f"val/{name}": value for name, value in means.items()}, sync_dist=True)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        means = self._finish() | _category_means(self.rows.values(), self.columns)
+        scores = _scores(trainer)
+        # the last one speaks for all, whose rows are complete by now
+        is_last = self is scores[-1]
+        if is_last:
+            rows = _merged([score.rows for score in scores])
+            means["num_objects"] = len(rows)
+            means["num_empty"] = sum(row.get("is_empty", False) for row in rows)
+        pl_module.log_dict({f"test/{name}": float(value) for name, value in means.items()}, sync_dist=True)
+        folder = results_folder(trainer)
+        if is_last and rows and trainer.is_global_zero:
+            columns = [column for score in scores for column in score.columns if any(column in row for row in rows)]
+            if folder is not None:
+                write_whole(folder / "objects.csv", _csv(rows, columns))
+            Console().print(_table(rows, columns))
+
+    def _start(self, pl_module: LightningModule) -> None:
+        self.rows, self._facts = {}, {}
+        for metric in self.metrics:
+            metric.to(pl_module.device).reset()
+
+    def _update(self, outputs: Any, batch: ObjectBatch) -> None:
+        if not isinstance(outputs, dict):
+            return
+        for metric in self.metrics:
+            obstacle = _obstacle(metric, outputs, batch)
+            if obstacle is None:
+                metric.update(outputs, batch)
+            elif obstacle not in self._said:
+                self._said.add(obstacle)
+                rank_zero_info(obstacle)
+        if "shapes" in outputs:
+            self._facts |= _facts(outputs["shapes"], batch)
+
+    def _finish(self) -> dict[str, float]:
+        """Collect the rows of all ranks in ``rows`` and return each column's mean over distinct objects."""
+        self.rows = {row["object_index"]: row for row in _merged(gathered(self._facts))}
+        means: dict[str, float] = {}
+        used = {k for ranks in gathered([k for k, m in enumerate(self.metrics) if m.update_called]) for k in ranks}
+        for metric in (self.metrics[k] for k in sorted(used)):
+            if not metric.update_called:
+                _join_without_objects(metric)
+            means |= {name: value.item() for name, value in metric.compute().items()}
+            with metric.sync_context():
+                for index, row in metric.rows().items():
+                    self.rows.setdefault(index, {"object_index": index}).update(row)
+            metric.reset()
+        return means
+
+
+def _scores(trainer: Trainer) -> list[Score]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Score)]
+
+
+def _obstacle(metric: PerObjectMetric, outputs: Reconstruction, batch: ObjectBatch) -> str | None:
+    """Why a metric cannot score this batch, as a sentence; ``None`` if it can."""
+    output = "renders" if "renders" in metric.needs else "shapes"
+    missing = sorted(metric.needs - {"renders"} - batch.keys())
+    if missing:
+        return f"no {type(metric).__name__}: the batch has no {', '.join(missing)}"
+    # a method that renders nothing may return empty renders
+    return None if outputs.get(output) else f"no {type(metric).__name__}: the method returned no {output}"
+
+
+def _facts(shapes: list[Shape], batch: ObjectBatch) -> dict[int, Row]:
+    facts = {}
+    categories = batch.get("category", [""] * len(shapes))
+    for shape, index, name, category in zip(
+        shapes, batch["object_index"].tolist(), object_ids(batch), categories, strict=True
+    ):
+        num_faces = 0 if shape.faces is None else len(shape.faces)
+        values = (index, name, category, shape.is_empty, len(shape.vertices), num_faces)
+        facts[index] = dict(zip(FACTS, values, strict=True))
+    return facts
+
+
+def _join_without_objects(metric: PerObjectMetric) -> None:
+    # torchmetrics lets a rank without data send shape (0,) in float32, which does not fit the other ranks' rows
+    metric.object_index.append(torch.zeros(0, dtype=torch.int64, device=metric.device))
+    metric.scores.append(torch.zeros(0, len(metric.columns), dtype=torch.float64, device=metric.device))
+
+
+def _merged(tables: Iterable[dict[int, Row]]) -> list[Row]:
+    rows: dict[int, Row] = {}
+    for table in tables:
+        for index, row in table.items():
+            rows.setdefault(index, {}).update(row)
+    return [rows[index] for index in sorted(rows)]
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = [value for value in values if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def _category_means(rows: Iterable[Row], columns: list[str]) -> dict[str, float]:
+    """Means within each category and their mean over categories (macro); nothing where there is only one."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.get("category", ""), []).append(row)
+    if len(groups) < 2:
+        return {}
+    means = {}
+    for column in columns:
+        scored = {category: [row[column] for row in group if column in row] for category, group in groups.items()}
+        within = {category: _mean(values) for category, values in scored.items() if values}
+        if within:
+            means[f"macro_{column}"] = _mean(within.values())
+            means |= {f"{category or 'no_category'}/{column}": mean for category, mean in sorted(within.items())}
+    return means
+
+
+def _csv(rows: list[Row], columns: list[str]) -> str:
+    """One line an object; a score that does not exist is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*FACTS, *columns])
+    for row in rows:
+        scores = [row.get(column, math.nan) for column in columns]
+        cells = ["" if math.isnan(score) else f"{score:.9g}" for score in scores]
+        writer.writerow([*(row.get(fact, "") for fact in FACTS), *cells])
+    return text.getvalue()
+
+
+def _table(rows: list[Row], columns: list[str]) -> Table:
+    """One line an object, or one line a score where the objects are few and the scores may be many."""
+    names = [str(row.get("object_id", row["object_index"])) + " (empty)" * row.get("is_empty", False) for row in rows]
+    lines = [[_number(row.get(column, math.nan)) for column in columns] for row in rows]
+    style = {"box": SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
+    if len(rows) <= 3:
+        table = Table("score", *(Column(name, justify="right", overflow="fold") for name in names), **style)
+        for column, *values in zip(columns, *lines, strict=True):
+            table.add_row(column, *values)
+        return table
+    table = Table("object", *(Column(column, justify="right", overflow="fold") for column in columns), **style)
+    for name, line, row in zip(names[:MAX_PRINTED], lines, rows, strict=False):
+        table.add_row(name, *line, style="red" if row.get("is_empty") else None)
+    if len(rows) > MAX_PRINTED:
+        table.add_row(f"and {len(rows) - MAX_PRINTED} more in objects.csv", style="dim")
+    table.add_section()
+    means = [_mean(row.get(column, math.nan) for row in rows) for column in columns]
+    table.add_row(f"mean of {len(rows)}", *map(_number, means))
+    return table
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"

@@ -1,0 +1,142 @@
+"""The one program: ``python main.py {fit,validate,test,predict} --config configs/<experiment>.yaml``.
+
+Methods and datasets are named in the YAML by ``class_path`` and never here, so one from another package plugs in too.
+A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it goes into its subfolder ``test/``.
+"""
+
+import os
+import sys
+import warnings
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+# torch's idle OpenMP threads would otherwise spin against the hash grid's: a factor of 2 to 20 on a busy CPU
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+ROOT = Path(__file__).parent
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+class BottegaCLI(LightningCLI):
+    """LightningCLI that links a method to its data and gives every run its folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Two arguments of our own, and what the method tells the data."""
+        parser.add_argument("--run_root", type=str, default="runs", help="folder that holds all runs")
+        parser.add_argument("--run_name", type=str | None, default=None, help="folder of this run; the config's name")
+        parser.link_arguments("trainer.max_steps", "model.init_args.max_steps")
+        parser.link_arguments("model", "data.init_args.reads", lambda model: set(model.reads), apply_on="instantiate")
+        parser.link_arguments("model", "data.init_args.reader", lambda model: type(model).__name__, "instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint that is meant, and send the loggers to the run's folder."""
+        config = self.config[self.subcommand]
+        if config.run_name is None:
+            config.run_name = Path(str(config.config[0])).stem if config.config else "run"
+        runs = Path(config.run_root, config.run_name)
+        if config.ckpt_path == "last" or (config.ckpt_path is None and self.subcommand != "fit"):
+            config.ckpt_path = str(newest_checkpoint(runs))
+            print(f"{self.subcommand}: checkpoint {config.ckpt_path}")
+        switched_off = {
+            "RichProgressBar": config.trainer.enable_progress_bar is False,
+            "ModelCheckpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
+        }
+        # Lightning refuses a default callback beside the flag that switches it off
+        config.trainer.callbacks = [
+            callback
+            for callback in config.trainer.callbacks or []
+            if not switched_off.get(callback.class_path.rsplit(".", 1)[-1])
+        ]
+        if self.subcommand == "fit":
+            place_loggers(config.trainer.logger, runs, None)
+        else:
+            run = run_of(config.ckpt_path)
+            place_loggers(config.trainer.logger, *((run, self.subcommand) if run else (runs, None)))
+
+
+def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
+    """Send every logger of the config to ``folder`` and there to ``version``, or to the next free one."""
+    for logger in loggers if isinstance(loggers, list) else []:
+        is_wandb = "name" in logger.init_args and "project" in logger.init_args
+        logger.init_args.name = folder.name
+        logger.init_args.save_dir = str(folder if is_wandb else folder.parent)
+        logger.init_args.version = None if is_wandb else version  # W&B's version is the identity of its run
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The last checkpoint of the newest run below a folder; a ``ValueError`` where there is none."""
+    found = sorted(folder.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ValueError(
+            f"no run below {folder}/ has a checkpoint (looked for **/checkpoints/last.ckpt); "
+            "run `python main.py fit --config configs/<experiment>.yaml` first or give --ckpt_path"
+        )
+    return found[-1]
+
+
+def run_of(checkpoint: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in, if it lies in one."""
+    folder = Path(checkpoint).parent.parent
+    return folder if (folder / "config.yaml").is_file() else None
+
+
+def with_config_of_run(args: list[str]) -> list[str]:
+    """Arguments with the run's own ``--config`` put in where a command other than ``fit`` was given none.
+
+    Without ``--ckpt_path`` it is the newest run, and which one is printed.
+    """
+    given = {arg.split("=")[0] for arg in args}
+    if not given & set(COMMANDS[1:]) or given & {"--config", "-c", "--help", "-h", "--model"}:
+        return args
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("command")
+    parser.add_argument("--ckpt_path", default="last")
+    parser.add_argument("--run_root", default="runs")
+    known, rest = parser.parse_known_args(args)
+    checkpoint = Path(known.ckpt_path)
+    if known.ckpt_path == "last":
+        checkpoint = newest_checkpoint(Path(known.run_root))
+        print(f"{known.command}: no checkpoint was named; taking that of the newest run, {checkpoint.parent.parent}")
+    run = run_of(checkpoint)
+    if run is None:
+        problem = "no config.yaml in its run folder" if checkpoint.is_file() else "no such file"
+        raise ValueError(
+            f"--ckpt_path {checkpoint}: {problem}; expected <run>/checkpoints/<name>.ckpt of a run folder, or type "
+            f"python main.py {known.command} --config <experiment>.yaml --ckpt_path <checkpoint>"
+        )
+    return [known.command, "--config", str(run / "config.yaml"), "--ckpt_path", str(checkpoint), *rest]
+
+
+def main(args: list[str] | None = None) -> BottegaCLI:
+    """Run one command: that of the command line, or of ``args`` when called from Python."""
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
+    if args is None:
+        sys.argv[1:] = with_config_of_run(sys.argv[1:])
+    else:
+        args = with_config_of_run(args)
+    defaults = {"default_config_files": [str(ROOT / "configs" / "defaults.yaml")]}
+    return BottegaCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={command: defaults for command in COMMANDS},
+        auto_configure_optimizers=False,
+        args=args,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        if os.environ.get("BOTTEGA_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}\n(set BOTTEGA_TRACEBACK=1 to see where it was raised)")

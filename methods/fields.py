@@ -1,0 +1,127 @@
+"""Networks over points in space that more than one surface method is made of.
+
+Letters: H hidden features; A features of the awake levels of a hash grid; C channels.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from ops.hash_grid.grid import HashGrid
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from ops.derivatives import derivatives_from_taps, tap_offsets
+from ops.encodings import fourier_encoding, inverted_sphere
+
+
+class SDFNetwork(nn.Module):
+    """Signed distance and a feature vector for every point; starts as a sphere of radius one half.
+
+    Args:
+        grid: encoding of the points.
+        hidden_size: H, width of the hidden and of the feature layer.
+        inside_out: positive inside the initial sphere, for rooms.
+    """
+
+    def __init__(self, grid: HashGrid, hidden_size: int, inside_out: bool) -> None:
+        super().__init__()
+        self.grid = grid
+        hidden = nn.Linear(3 + grid.num_output_features, hidden_size)
+        feature = nn.Linear(hidden_size, hidden_size)
+        self.sdf = nn.Linear(hidden_size, 1)
+        for layer in (hidden, feature):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / hidden_size))
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(hidden.weight[:, 3:])  # a function of the bare point at first, whatever the table holds
+        # softplus layers of these weights average to |x|: SAL (arXiv:1911.10414), Theorem 1
+        nn.init.normal_(self.sdf.weight, mean=math.sqrt(math.pi / hidden_size), std=1e-4)
+        nn.init.constant_(self.sdf.bias, -0.5)
+        if inside_out:
+            self.sdf.weight.data.neg_()
+            self.sdf.bias.data.neg_()
+        self.hidden, self.feature = weight_norm(hidden), weight_norm(feature)
+
+    def forward(self, points: Tensor, active_levels: int) -> Tensor:
+        """(..., 3) points -> (...) signed distances."""
+        return self.sdf(self._hidden(points, active_levels)).squeeze(-1)
+
+    def with_numerical_derivatives(
+        self, points: Tensor, active_levels: int, num_taps: int, epsilon: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """sdf (...), gradient (..., 3), Laplacian (...), feature (..., H); centre and taps go through in one call."""
+        offsets = tap_offsets(num_taps, epsilon, like=points)
+        stencil = torch.cat([points[..., None, :], points[..., None, :] + offsets], dim=-2)  # (..., 1 + T, 3)
+        hidden = self._hidden(stencil, active_levels)
+        values = self.sdf(hidden).squeeze(-1)  # (..., 1 + T)
+        gradient, laplacian = derivatives_from_taps(values[..., 0], values[..., 1:], epsilon)
+        return values[..., 0], gradient, laplacian, self._feature(hidden[..., 0, :])
+
+    def with_analytic_derivatives(self, points: Tensor, active_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same by carrying first and second derivatives forward through the layers; exact inside a cell.
+
+        A trilinear interpolant has no second derivative along an axis, so the Laplacian comes from the softplus alone.
+        """
+        encoded, jacobian = self.grid.encode_with_jacobian(points, active_levels)  # (..., A), (..., 3, A)
+        weight = self.hidden.weight[:, : 3 + encoded.shape[-1]]
+        input_ = F.linear(torch.cat([points, encoded], dim=-1), weight, self.hidden.bias)  # (..., H)
+        slope = F.linear(jacobian, weight[:, 3:]) + weight[:, :3].T  # (..., 3, H) d input / d x_a
+        activation = torch.sigmoid(100 * input_)  # first derivative of the softplus
+        hidden = F.softplus(input_, beta=100)
+        out = self.sdf.weight[0]
+        gradient = (activation[..., None, :] * slope) @ out
+        laplacian = (100 * activation * (1 - activation) * slope.square().sum(-2)) @ out
+        return self.sdf(hidden).squeeze(-1), gradient, laplacian, self._feature(hidden)
+
+    def _hidden(self, points: Tensor, active_levels: int) -> Tensor:
+        encoded = torch.cat([points, self.grid(points, active_levels)], dim=-1)
+        # sleeping levels have no column in the input, so theirs in the weight are left out too
+        return F.softplus(F.linear(encoded, self.hidden.weight[:, : encoded.shape[-1]], self.hidden.bias), beta=100)
+
+    def _feature(self, hidden: Tensor) -> Tensor:
+        return F.softplus(self.feature(hidden), beta=100)
+
+
+class ColorNetwork(nn.Module):
+    """Colour of a surface point from its position, viewing direction, normal, feature and photograph (IDR's form)."""
+
+    def __init__(self, feature_size: int, hidden_size: int, num_layers: int, appearance_size: int) -> None:
+        super().__init__()
+        sizes = [3 + 16 + 3 + feature_size + appearance_size, *[hidden_size] * num_layers]
+        self.layers = nn.ModuleList(weight_norm(nn.Linear(i, o)) for i, o in pairwise(sizes))
+        self.rgb = weight_norm(nn.Linear(sizes[-1], 3))
+
+    def forward(self, points: Tensor, harmonics: Tensor, normals: Tensor, feature: Tensor, code: Tensor) -> Tensor:
+        """All (..., C) with C = 3, 16, 3, H and the code's size -> (..., 3) sRGB."""
+        x = torch.cat([points, harmonics, normals, feature, code], dim=-1)
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return self.rgb(x).sigmoid()
+
+
+class BackgroundNetwork(nn.Module):
+    """NeRF++ (arXiv:2010.07492): density and colour outside the unit sphere, in inverted coordinates."""
+
+    num_frequencies = 10
+    skip = 4
+
+    def __init__(self, hidden_size: int, num_layers: int, appearance_size: int) -> None:
+        super().__init__()
+        size = 4 + 8 * self.num_frequencies
+        widths = [size, *[hidden_size] * (num_layers - 1)]
+        widths[min(self.skip, num_layers - 1)] += size if num_layers > self.skip else 0
+        self.layers = nn.ModuleList(nn.Linear(width, hidden_size) for width in widths)
+        self.density = nn.Linear(hidden_size, 1)
+        self.feature = nn.Linear(hidden_size, hidden_size)
+        self.rgb = nn.Sequential(
+            nn.Linear(hidden_size + 16 + appearance_size, hidden_size // 2), nn.ReLU(), nn.Linear(hidden_size // 2, 3)
+        )
+
+    def forward(self, points: Tensor, harmonics: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 3) points outside the sphere -> (...) density, (..., 3) sRGB."""
+        encoded = x = fourier_encoding(inverted_sphere(points), self.num_frequencies)
+        for i, layer in enumerate(self.layers):
+            x = F.relu(layer(torch.cat([x, encoded], dim=-1) if i == self.skip else x))
+        density = F.softplus(self.density(x)).squeeze(-1)
+        return density, self.rgb(torch.cat([self.feature(x), harmonics, code], dim=-1)).sigmoid()

@@ -1,0 +1,432 @@
+"""Neuralangelo (Li et al., CVPR 2023, arXiv:2306.03092): a signed distance field on a hash grid, coarse to fine.
+
+A hash-grid SDF is rendered as in NeuS; its gradient comes from finite differences whose step shrinks as finer levels
+of the grid wake up, and a curvature loss smooths it meanwhile. Outside the unit sphere stands a NeRF++ background.
+
+What differs from the paper's code: rays that miss the sphere are left out before any arithmetic instead of being
+cleaned up after it; sleeping levels are not looked up; the analytic gradient comes with the true Laplacian; masks and
+structure-from-motion points can supervise the surface; and, where asked for, samples come from a cached lattice of
+the SDF instead of four rounds of up-sampling.
+
+Letters: R rays; S samples a ray; H hidden features; A features of the awake levels. The default is the paper's DTU
+network: 365.4 M table parameters and about 1.1 M in the networks.
+"""
+
+import math
+from typing import Literal, TypedDict
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from losses.images import color_l1, mask_cross_entropy
+from losses.surfaces import curvature, eikonal, zero_at_points
+from methods.base import Method
+from methods.fields import BackgroundNetwork, ColorNetwork, SDFNetwork
+from ops.cameras import pixel_centers, pixel_rays
+from ops.chunks import map_chunks
+from ops.encodings import spherical_harmonics
+from ops.hash_grid.grid import HashGrid
+from ops.isosurface import extract_surface
+from ops.rays import points_along, unit_sphere_intersection
+from ops.rendering import alpha_from_density, alpha_from_sdf, annealed_slope, composite, weights_from_alpha
+from ops.sampling import hierarchical_distances, sections, stratified_distances
+from ops.schedules import Schedule, WarmupThenSteps
+from ops.sdf_grid import SdfGrid
+from ops.types import ObjectBatch, RayBatch, Reconstruction, Renders, Shape
+
+
+class RayRender(TypedDict):
+    """What a bundle of rays sees. M of the R rays pass something that may be opaque."""
+
+    color: Tensor  # (R, 3)
+    transmittance: Tensor  # (R,) light that passes the foreground
+    depth: Tensor  # (R,) weighted distance of the foreground
+    normal: Tensor  # (R, 3) weighted foreground normals
+    gradient: Tensor  # (M, S, 3) of the SDF at the samples
+    laplacian: Tensor  # (M, S)
+
+
+class Neuralangelo(Method):
+    """Neuralangelo on the photographs of one scene.
+
+    Args:
+        optimizer: makes the optimizer of all parameters; the paper's is AdamW, lr 1e-3, weight decay 1e-2.
+        lr_schedule: factor on the learning rate for every progress.
+        max_steps: length of the run; linked to trainer.max_steps.
+        num_levels: levels of the hash grid.
+        features_per_level: features of a level.
+        log2_table_size: logarithm of the largest number of entries of a level.
+        base_resolution: vertices an axis of the coarsest level, over [-bound, bound].
+        finest_resolution: the same of the finest level.
+        bound: half the edge of the grid's cube; the object fills the unit sphere.
+        grid_backend: kernels of the hash grid.
+        sdf_hidden_size: width of the SDF network and of its feature.
+        color_hidden_size: width of the colour network.
+        color_layers: its hidden layers.
+        background: what is outside the unit sphere: a network, a plain colour that the photographs really show, or
+            "masked" where nothing is modelled and only pixels inside the masks have a colour loss.
+        background_hidden_size: width of the background network.
+        background_layers: its layers.
+        appearance_size: length of a per-photograph code; 0 for none.
+        num_images: the most photographs a scene may have, where there are such codes.
+        inside_out: the cameras are inside what is reconstructed.
+        s_var: logarithm of the initial sharpness s.
+        s_scale: how much faster than its parameter that logarithm moves; NeuS takes 10, for shorter runs.
+        gradient: how the SDF is differentiated: 4 or 6 taps, or analytically.
+        epsilon_in_cells: distance of the taps, in cells of the finest level that the schedule has reached.
+        num_coarse_samples: stratified samples a ray.
+        num_fine_samples: samples added a round.
+        num_rounds: rounds of up-sampling.
+        num_background_samples: samples a ray outside the sphere.
+        occupancy_resolution: vertices an axis of the cached SDF; 0 samples as the paper does.
+        num_grid_samples: sections a ray where the cached SDF places them.
+        num_grid_eval_samples: the same when views are rendered.
+        occupancy_every: steps between refreshes of the cached SDF near the surface; all of it every tenth time.
+        eikonal_weight: weight of the unit-gradient loss.
+        curvature_weight: largest weight of the Laplacian loss.
+        mask_weight: weight of the mask loss; the scene must have masks.
+        sparse_weight: weight of the sparse-point loss; the scene must have points.
+        sparse_loss: its form.
+        initial_levels: levels that are awake from the start.
+        level_fraction: part of the run after which each further level wakes up.
+        warmup_fraction: part of the run before the levels start to count and over which the curvature weight rises.
+        anneal_fraction: part of the run over which back-facing surfaces lose their opacity; 0 for none.
+        mesh_resolution: marching cubes cells an axis over [-1, 1].
+        mesh_largest_only: keep only the largest component.
+        eval_chunk_size: rays rendered at once; halves itself where memory is short.
+    """
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=1e-2),
+        lr_schedule: Schedule | None = WarmupThenSteps(),
+        max_steps: int = 500_000,
+        num_levels: int = 16,
+        features_per_level: int = 8,
+        log2_table_size: int = 22,
+        base_resolution: int = 32,
+        finest_resolution: int = 2048,
+        bound: float = 2.0,
+        grid_backend: Literal["auto", "reference", "numba", "triton"] = "auto",
+        sdf_hidden_size: int = 256,
+        color_hidden_size: int = 256,
+        color_layers: int = 4,
+        background: Literal["nerf++", "black", "white", "masked"] = "nerf++",
+        background_hidden_size: int = 256,
+        background_layers: int = 8,
+        appearance_size: int = 0,
+        num_images: int = 0,
+        inside_out: bool = False,
+        s_var: float = 3.0,
+        s_scale: float = 1.0,
+        gradient: Literal["numerical_4", "numerical_6", "analytic"] = "numerical_4",
+        epsilon_in_cells: float = 0.25,
+        num_coarse_samples: int = 64,
+        num_fine_samples: int = 16,
+        num_rounds: int = 4,
+        num_background_samples: int = 32,
+        occupancy_resolution: int = 0,
+        num_grid_samples: int = 16,
+        num_grid_eval_samples: int = 64,
+        occupancy_every: int = 50,
+        eikonal_weight: float = 0.1,
+        curvature_weight: float = 5e-4,
+        mask_weight: float = 0.0,
+        sparse_weight: float = 0.0,
+        sparse_loss: Literal["l1", "huber"] = "l1",
+        initial_levels: int = 4,
+        level_fraction: float = 0.01,
+        warmup_fraction: float = 0.01,
+        anneal_fraction: float = 0.1,
+        mesh_resolution: int = 512,
+        mesh_largest_only: bool = False,
+        eval_chunk_size: int = 4096,
+    ) -> None:
+        super().__init__(optimizer, lr_schedule, max_steps)
+        if appearance_size and not num_images:
+            raise ValueError("appearance_size: codes need num_images, the most photographs a scene may have")
+        grid = HashGrid(
+            num_levels, features_per_level, log2_table_size, base_resolution, finest_resolution, bound, grid_backend
+        )
+        self.sdf_network = SDFNetwork(grid, sdf_hidden_size, inside_out)
+        self.color_network = ColorNetwork(sdf_hidden_size, color_hidden_size, color_layers, appearance_size)
+        self.background_network = None
+        if background == "nerf++":
+            self.background_network = BackgroundNetwork(background_hidden_size, background_layers, appearance_size)
+        self.appearance = nn.Embedding(num_images, appearance_size) if appearance_size else None
+        self.s_var = nn.Parameter(torch.tensor(s_var / s_scale))
+        self.s_scale = s_scale
+        self.sdf_grid = SdfGrid(occupancy_resolution) if occupancy_resolution else None
+
+        self.background, self.gradient, self.epsilon_in_cells = background, gradient, epsilon_in_cells
+        self.bound, self.base_resolution, self.num_levels = bound, base_resolution, num_levels
+        self.level_growth = (finest_resolution / base_resolution) ** (1 / max(num_levels - 1, 1))
+        self.num_coarse_samples, self.num_fine_samples, self.num_rounds = (
+            num_coarse_samples,
+            num_fine_samples,
+            num_rounds,
+        )
+        self.num_background_samples = num_background_samples
+        self.num_grid_samples, self.num_grid_eval_samples = num_grid_samples, num_grid_eval_samples
+        self.occupancy_every = occupancy_every
+        self.eikonal_weight, self.max_curvature_weight = eikonal_weight, curvature_weight
+        self.mask_weight, self.sparse_weight, self.sparse_loss = mask_weight, sparse_weight, sparse_loss
+        self.initial_levels, self.anneal_fraction = initial_levels, anneal_fraction
+        self.warmup_steps = max(round(warmup_fraction * max_steps), 1)
+        self.steps_per_level = max(round(level_fraction * max_steps), 1)
+        self.mesh_resolution, self.mesh_largest_only = mesh_resolution, mesh_largest_only
+        self.eval_chunk_size = eval_chunk_size
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Rays, and what the losses that are switched on compare with."""
+        masks = {"ray_masks"} if self.mask_weight or self.background == "masked" else set()
+        points = {"sparse_points"} if self.sparse_weight else set()
+        return frozenset({"rays"} | masks | points)
+
+    def annealed_levels(self, step: int) -> int:
+        """Levels that the schedule has reached; it sets the taps and the curvature weight."""
+        return min(max((step - self.warmup_steps) // self.steps_per_level, 1), self.num_levels)
+
+    def active_levels(self, step: int) -> int:
+        """Levels of the grid that are awake."""
+        return min(max(self.initial_levels, self.annealed_levels(step)), self.num_levels)
+
+    def epsilon(self, step: int) -> float:
+        """Distance of the taps, normalised unit; a quarter of the reached level's cell in the paper's code."""
+        level = self.annealed_levels(step) - 1
+        # the rounding is the paper's code's; the nudge keeps an exact integer from falling below itself
+        resolution = math.floor(self.base_resolution * self.level_growth**level + 1e-6) + 1
+        return self.epsilon_in_cells * 2 * self.bound / resolution
+
+    def curvature_weight(self, step: int) -> float:
+        """Rises over the warm-up, then falls with every level as the taps come closer."""
+        if step <= self.warmup_steps:
+            return self.max_curvature_weight * step / self.warmup_steps
+        return self.max_curvature_weight / self.level_growth ** (self.annealed_levels(step) - 1)
+
+    def cosine_ratio(self, step: int) -> float:
+        """Progress of the annealing of back-facing opacity, from 0 to 1."""
+        return min(step / (self.anneal_fraction * self.max_steps), 1.0) if self.anneal_fraction else 1.0
+
+    @property
+    def inv_s(self) -> Tensor:
+        """Sharpness s of the logistic, one over the normalised unit."""
+        return (self.s_scale * self.s_var).exp()
+
+    def render_rays(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        step: int,
+        image_index: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> RayRender:
+        """Render a bundle of rays.
+
+        Args:
+            origins, directions: (R, 3), normalised frame, directions unit.
+            step: sets every schedule.
+            image_index: (R,) photographs the rays belong to; the mean code is used where not given.
+            generator: jitter of the samples in training; ``None`` renders a view, without jitter.
+        """
+        near, far, seen = unit_sphere_intersection(origins, directions)
+        (index,) = seen.nonzero(as_tuple=True)
+        distances, lengths, occupied = self._samples(
+            origins[index], directions[index], near[index], far[index], step, generator
+        )
+        index = index[occupied]
+        points = points_along(origins[index], directions[index], distances)
+        sdf, gradient, laplacian, feature = self._surface(points, step)
+
+        slope = annealed_slope((gradient * directions[index, None]).sum(-1), self.cosine_ratio(step))
+        alpha = alpha_from_sdf(sdf, slope, lengths, self.inv_s)
+        weights = weights_from_alpha(alpha)  # (M, S)
+        normals = F.normalize(gradient, dim=-1)
+        harmonics = spherical_harmonics(directions)
+        code = self._appearance_code(image_index, len(origins))
+        colors = self.color_network(
+            points, _per_sample(harmonics[index], points), normals, feature, _per_sample(code[index], points)
+        )
+        seen_values = torch.cat([colors, distances[..., None], normals], dim=-1)
+        values = origins.new_zeros(len(origins), 7).index_copy(0, index, composite(weights, seen_values))
+        transmittance = origins.new_ones(len(origins)).index_copy(0, index, (1 - alpha).prod(dim=-1))
+        behind = self._background_color(origins, directions, torch.where(seen, far, 1), harmonics, code, generator)
+        return {
+            "color": values[:, :3] + transmittance[:, None] * behind,
+            "transmittance": transmittance,
+            "depth": values[:, 3],
+            "normal": values[:, 4:],
+            "gradient": gradient,
+            "laplacian": laplacian,
+        }
+
+    def _samples(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor,
+        far: Tensor,
+        step: int,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances and section lengths (M, S) on those rays that pass something, and which those are."""
+        if self.sdf_grid is not None:
+            count = self.num_grid_eval_samples if generator is None else self.num_grid_samples
+            edges, is_occupied = self.sdf_grid.section_edges(
+                origins, directions, near, far, count, self.inv_s.detach(), generator
+            )
+            edges = edges[is_occupied]
+            return (edges[:, 1:] + edges[:, :-1]) / 2, edges.diff(dim=-1), is_occupied
+
+        def sdf_at(distances: Tensor) -> Tensor:
+            return self.sdf_network(points_along(origins, directions, distances), self.active_levels(step))
+
+        distances = hierarchical_distances(
+            sdf_at, near, far, self.num_coarse_samples, self.num_fine_samples, self.num_rounds, generator
+        )
+        return distances, sections(distances, far), torch.ones_like(near, dtype=torch.bool)
+
+    def _surface(self, points: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        levels = self.active_levels(step)
+        if self.gradient == "analytic":
+            return self.sdf_network.with_analytic_derivatives(points, levels)
+        num_taps = 4 if self.gradient == "numerical_4" else 6
+        return self.sdf_network.with_numerical_derivatives(points, levels, num_taps, self.epsilon(step))
+
+    def _appearance_code(self, image_index: Tensor | None, num_rays: int) -> Tensor:
+        if self.appearance is None:
+            return self.s_var.new_zeros(num_rays, 0)
+        if image_index is None:
+            return self.appearance.weight.mean(0).expand(num_rays, -1)
+        return self.appearance(image_index)
+
+    def _background_color(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        far: Tensor,
+        harmonics: Tensor,
+        code: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """(R, 3) colour behind the unit sphere."""
+        if self.background_network is None:
+            return torch.full_like(directions, 1.0 if self.background == "white" else 0.0)
+        ones = torch.ones_like(far)
+        inverse = stratified_distances(0 * ones, ones, self.num_background_samples, generator).flip(-1)
+        distances = far[:, None] / (inverse + 1e-5)
+        points = points_along(origins, directions, distances)
+        density, colors = self.background_network(points, _per_sample(harmonics, points), _per_sample(code, points))
+        lengths = F.pad(distances.diff(dim=-1), (0, 1), value=1e10)
+        return composite(weights_from_alpha(alpha_from_density(density, lengths)), colors)
+
+    def on_train_batch_start(self, batch: RayBatch, batch_idx: int) -> None:
+        """Refresh the cached SDF where there is one."""
+        if self.sdf_grid is not None and self.global_step % self.occupancy_every == 0:
+            is_full = self.global_step % (10 * self.occupancy_every) == 0
+            levels = self.active_levels(self.global_step)
+            self.sdf_grid.update(lambda points: self.sdf_network(points, levels), band=None if is_full else 4)
+
+    def training_step(self, batch: RayBatch, batch_idx: int) -> Tensor:
+        """One bundle of rays."""
+        step = self.global_step
+        # a function of run, step and rank alone: a resumed run jitters as a straight one, two ranks differently
+        generator = torch.Generator(self.device)
+        generator.manual_seed(hash((torch.initial_seed(), step, self.global_rank)) % 2**63)
+        rays = self.render_rays(batch["origins"], batch["directions"], step, batch.get("image_index"), generator)
+
+        num_samples = len(batch["origins"]) * rays["laplacian"].shape[-1]
+        terms = {
+            "color": self._color_loss(rays["color"], batch),
+            "eikonal": eikonal(rays["gradient"], num_samples),
+            "curvature": curvature(rays["laplacian"], num_samples),
+        }
+        curvature_weight = self.curvature_weight(step)
+        loss = terms["color"] + self.eikonal_weight * terms["eikonal"] + curvature_weight * terms["curvature"]
+        if self.mask_weight:
+            terms["mask"] = mask_cross_entropy(rays["transmittance"], batch["ray_masks"])
+            loss = loss + self.mask_weight * terms["mask"]
+        if self.sparse_weight:
+            sdf = self.sdf_network(batch["sparse_points"], self.active_levels(step))
+            terms["sparse"] = zero_at_points(sdf, self.sparse_loss)
+            loss = loss + self.sparse_weight * terms["sparse"]
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
+        self.log_dict(
+            {
+                "train/loss": loss.detach(),
+                "train/inv_s": self.inv_s.detach(),
+                "train/active_levels": float(self.active_levels(step)),
+                "train/epsilon": self.epsilon(step),
+                "train/curvature_weight": curvature_weight,
+            }
+        )
+        return loss
+
+    def _color_loss(self, color: Tensor, batch: RayBatch) -> Tensor:
+        if self.background != "masked":
+            return color_l1(color, batch["colors"])
+        inside = batch["ray_masks"] > 0.5
+        # as a mean over all rays times their share, so that a batch with few rays inside is not given more weight
+        return color_l1(color * inside[:, None], batch["colors"] * inside[:, None])
+
+    def validation_step(self, batch: ObjectBatch, batch_idx: int) -> Reconstruction:
+        """Held-out views; scores and pictures are made of them by callbacks."""
+        return {"renders": self.render(batch)}
+
+    @torch.no_grad()
+    def render(self, batch: ObjectBatch) -> Renders:
+        """The views of the batch, at the size of its images."""
+        if "images" not in batch:
+            return {}
+        height, width = batch["images"].shape[-2:]
+        pixels = pixel_centers(height, width, device=batch["images"].device)
+        num_objects, num_views = batch["images"].shape[:2]
+        views = [
+            self._render_view(pixels, batch["intrinsics"][b, v], batch["camera_to_world"][b, v])
+            for b in range(num_objects)
+            for v in range(num_views)
+        ]
+        grid = (num_objects, num_views, height, width)
+        stacked = {name: torch.stack([view[name] for view in views]) for name in views[0]}
+        return {
+            "images": stacked["color"].view(*grid, 3).movedim(-1, -3).clamp(0, 1),
+            "opacity": 1 - stacked["transmittance"].view(grid),
+            "depth": stacked["depth"].view(grid),
+            "normals": stacked["normal"].view(*grid, 3).movedim(-1, -3),
+        }
+
+    def _render_view(self, pixels: Tensor, intrinsics: Tensor, camera_to_world: Tensor) -> dict[str, Tensor]:
+        def render_pixels(pixels: Tensor) -> dict[str, Tensor]:
+            rays = self.render_rays(*pixel_rays(pixels, intrinsics, camera_to_world), self.step)
+            return {name: rays[name] for name in ("color", "transmittance", "depth", "normal")}
+
+        return map_chunks(render_pixels, pixels, chunk_size=self.eval_chunk_size)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: ObjectBatch) -> list[Shape]:
+        """The zero level set inside the unit sphere, coloured as seen along its normals; one scene, so one shape."""
+        step, levels = self.step, self.active_levels(self.step)
+
+        def color_of(points: Tensor) -> Tensor:
+            _, gradient, _, feature = self._surface(points, step)
+            normals = F.normalize(gradient, dim=-1)
+            code = self._appearance_code(None, len(points))
+            return self.color_network(points, spherical_harmonics(-normals), normals, feature, code)
+
+        shape = extract_surface(
+            lambda points: self.sdf_network(points, levels),
+            self.mesh_resolution,
+            keep_largest=self.mesh_largest_only,
+            color_field=color_of,
+            keep=lambda points: points.norm(dim=-1) < 1,
+            device=self.device,
+        )
+        return [shape] * len(batch.get("object_index", [0]))
+
+
+def _per_sample(values: Tensor, points: Tensor) -> Tensor:
+    """(R, C) values of rays -> (R, S, C), the same for each of the (R, S, 3) samples."""
+    return values[:, None].expand(-1, points.shape[1], -1)

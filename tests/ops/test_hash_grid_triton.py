@@ -1,0 +1,66 @@
+"""The Triton kernels compile for GPUs, which running them in the interpreter does not show."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Needs no GPU, as Triton brings its own compiler. Prints of each kernel whether there is machine code for an H100,
+# whether it reads vectors of four, and whether it adds atomically.
+COMPILE_ALL = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ops.hash_grid import triton_gpu
+
+JACOBIAN = [{"WITH_JACOBIAN": False}, {"WITH_JACOBIAN": True}]
+VARIANTS = {
+    "_encode_kernel": JACOBIAN,
+    "_scatter_kernel": [{"WITH_FEATURES": True} | switch for switch in JACOBIAN]
+    + [{"WITH_FEATURES": False, "WITH_JACOBIAN": True}],
+    "_second_derivatives_kernel": [{}],
+}
+for name, variants in VARIANTS.items():
+    kernel = getattr(triton_gpu, name)
+    types = {"num_points": "i32", "levels_ptr": "*i64"}
+    for switches in variants:
+        constants = {"F": 8, "BLOCK": triton_gpu._POINTS_PER_PROGRAM} | switches
+        signature = {arg: "constexpr" if arg in constants else types.get(arg, "*fp32") for arg in kernel.arg_names}
+        aligned = {(i,): [["tt.divisibility", 16]] for i, arg in enumerate(kernel.arg_names) if arg.endswith("_ptr")}
+        positions = {(kernel.arg_names.index(arg),): value for arg, value in constants.items()}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=positions, attrs=aligned)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+        ptx = compiled.asm["ptx"]
+        print(name, len(compiled.asm["cubin"]) > 0, "ld.global.v4" in ptx, "atom.global" in ptx or "red.global" in ptx)
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="triton is not installed: its kernels of the hash grid are not compiled",
+)
+def test_kernels_compile_and_move_features_as_vectors(tmp_path: Path) -> None:
+    # a process of its own, as the interpreter may be on in this one; an empty cache, to compile in earnest
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE_ALL],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\n")[:-1] == [
+        "_encode_kernel True True False",
+        "_encode_kernel True True False",
+        "_scatter_kernel True True True",
+        "_scatter_kernel True True True",
+        "_scatter_kernel True True True",
+        "_second_derivatives_kernel True True False",
+    ]
