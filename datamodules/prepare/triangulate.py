@@ -42,7 +42,7 @@ def triangulate(scene: Scene, image_folder: Path) -> Tracks:
         raise ModuleNotFoundError("triangulating needs pycolmap: pip install pycolmap")
     import pycolmap
 
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.WARNING.value
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
     start = time.monotonic()
 
     def report(what: str) -> None:

@@ -1,0 +1,148 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from datamodules.scene import Scene
+from datamodules.sparse_points import Tracks, clean_sparse_points, read_tracks, save_tracks, similarity_between
+from ops.cameras import project
+from tests.datamodules.toy import make_scene
+
+NORMALIZED_TO_DATASET = torch.tensor([[3.0, 0, 0, 7], [0, 3, 0, 0], [0, 0, 3, -1], [0, 0, 0, 1]], dtype=torch.float64)
+
+
+def toy_tracks() -> Tracks:
+    # point 0 is good; 1 is seen twice; 2 is badly off; 3 is outside the sphere; 4 is beside the object; 5 is good
+    points = np.array([[0.05, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1.2], [0, 0, 0.9], [0, 0.02, 0]])
+    errors = np.array([0.2, 0.1, 3.0, 0.1, 0.1, 0.9])
+    seen_by = {0: (0, 1, 4), 1: (1, 2), 2: (0, 1, 2), 3: (0, 1, 2), 4: (0, 1, 2), 5: (2, 3, 4)}
+    entries = np.array([(view, point) for point, views in seen_by.items() for view in views])
+    return Tracks.from_entries(points, errors, entries, num_views=5)
+
+
+def toy_scene() -> Scene:
+    # the mask's square is off the middle where the cameras look: open it up around it
+    masks = torch.zeros_like(make_scene().masks)
+    masks[:, 4:8, 6:11] = 255
+    return make_scene(masks=masks, normalized_to_dataset=NORMALIZED_TO_DATASET)
+
+
+def test_entries_become_rows_of_each_photograph() -> None:
+    tracks = toy_tracks()
+    assert tracks.lengths.tolist() == [3, 2, 3, 3, 3, 3]
+    assert tracks.view_point_index[tracks.view_offsets[1] : tracks.view_offsets[2]].tolist() == [0, 1, 2, 3, 4]
+    assert tracks.view_point_index[tracks.view_offsets[4] : tracks.view_offsets[5]].tolist() == [0, 5]
+
+
+def test_selection_renumbers_points_and_keeps_who_saw_them() -> None:
+    selected = toy_tracks().select(np.array([False, True, False, False, False, True]))
+    assert selected.points.tolist() == [[0, 0, 0], [0, 0.02, 0]]
+    assert selected.view_offsets.tolist() == [0, 0, 1, 3, 4, 5]
+    assert selected.view_point_index.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_only_well_measured_points_of_the_object_stay() -> None:
+    cleaned = clean_sparse_points(toy_tracks(), toy_scene())
+    assert torch.allclose(cleaned.points, torch.tensor([[0.05, 0, 0], [0, 0.02, 0]]))
+    assert cleaned.view_offsets.tolist() == [0, 1, 2, 3, 4, 6]
+    without_masks = clean_sparse_points(toy_tracks(), dataclasses.replace(toy_scene(), masks=None))
+    assert torch.allclose(without_masks.points[:, 2], torch.tensor([0, 0.9, 0]))
+
+
+def test_saved_points_come_back_in_the_normalised_frame(tmp_path: Path) -> None:
+    scene, tracks = toy_scene(), toy_tracks()
+    in_dataset = dataclasses.replace(tracks, points=tracks.points * 3 + [7, 0, -1])
+    save_tracks(tmp_path / "sparse_points.npz", in_dataset, scene.image_names)
+    read = read_tracks(tmp_path / "sparse_points.npz", scene)
+    np.testing.assert_allclose(read.points, tracks.points, atol=1e-12)
+    np.testing.assert_array_equal(read.view_point_index, tracks.view_point_index)
+    np.testing.assert_array_equal(read.view_offsets, tracks.view_offsets)
+
+
+def test_points_of_another_scene_or_kind_are_refused(tmp_path: Path) -> None:
+    save_tracks(tmp_path / "sparse_points.npz", toy_tracks(), [])
+    with pytest.raises(ValueError, match="is of 5 photographs, toy has 4"):
+        read_tracks(tmp_path / "sparse_points.npz", make_scene(num_views=4))
+    np.savez(tmp_path / "other.npz", points=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"other\.npz lacks \['errors', 'frame', .*prepare.triangulate"):
+        read_tracks(tmp_path / "other.npz", toy_scene())
+
+
+def test_the_similarity_between_moved_points_is_the_move() -> None:
+    rng = np.random.default_rng(0)
+    matrix = np.eye(4)
+    matrix[:3, :3] = 2.5 * Rotation.random(rng=rng).as_matrix()
+    matrix[:3, 3] = [1, 2, 3]
+    source = rng.normal(size=(10, 3))
+    target = source @ matrix[:3, :3].T + matrix[:3, 3]
+    np.testing.assert_allclose(similarity_between(source, target), matrix, atol=1e-12)
+    # a mirror image has no similarity: the result must still keep handedness
+    mirrored = similarity_between(source, target * [1, 1, -1])
+    assert np.linalg.det(mirrored[:3, :3]) > 0
+
+
+def write_colmap_model(folder: Path, scene: Scene, tracks: Tracks, frame: np.ndarray, name: str = "{}") -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    model = pycolmap.Reconstruction()
+    scale = np.linalg.norm(frame[:3, 0])
+    points = tracks.points @ frame[:3, :3].T + frame[:3, 3]
+    for view, image_name in enumerate(scene.image_names):
+        k = scene.intrinsics[view]
+        camera = pycolmap.Camera(
+            camera_id=view + 1, model="PINHOLE", width=16, height=12, params=[k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
+        )
+        model.add_camera_with_trivial_rig(camera)
+        pose = frame @ scene.camera_to_world[view].double().numpy()
+        rotation = pose[:3, :3].T / scale
+        rigid = pycolmap.Rigid3d(np.hstack([rotation, -rotation @ pose[:3, 3:]]))
+        seen = tracks.view_point_index[tracks.view_offsets[view] : tracks.view_offsets[view + 1]]
+        in_normalized = torch.from_numpy(tracks.points[seen]).float()
+        pixels, _ = project(in_normalized, k, scene.camera_to_world[view])
+        image = pycolmap.Image(
+            name=name.format(image_name), keypoints=pixels.double().numpy(), camera_id=view + 1, image_id=view + 1
+        )
+        model.add_image_with_trivial_frame(image, rigid)
+    for number, point in enumerate(points):
+        track = pycolmap.Track()
+        for view in range(len(scene.images)):
+            seen = tracks.view_point_index[tracks.view_offsets[view] : tracks.view_offsets[view + 1]]
+            if number in seen:
+                track.add_element(view + 1, seen.tolist().index(number))
+        point_id = model.add_point3D(point, track)
+        model.points3D[point_id].error = tracks.errors[number]
+    folder.mkdir(parents=True)
+    model.write(str(folder))
+
+
+@pytest.mark.parametrize("frame", ["dataset", "normalized", "its own"])
+def test_a_colmap_model_in_any_frame_gives_the_points_and_who_saw_them(tmp_path: Path, frame: str) -> None:
+    scene, tracks = toy_scene(), toy_tracks()
+    own = np.eye(4)
+    own[:3, :3] = 0.3 * Rotation.random(rng=np.random.default_rng(3)).as_matrix()
+    own[:3, 3] = [4, 5, 6]
+    frames = {"dataset": NORMALIZED_TO_DATASET.numpy(), "normalized": np.eye(4), "its own": own}
+    write_colmap_model(tmp_path / "sparse" / "0", scene, tracks, frames[frame])
+    read = read_tracks(tmp_path / "sparse" / "0", scene)
+    order = [int(np.argmin(np.linalg.norm(read.points - point, axis=1) + abs(read.errors - error)))
+             for point, error in zip(tracks.points, tracks.errors, strict=True)]  # fmt: skip
+    np.testing.assert_allclose(read.points[order], tracks.points, atol=1e-5)
+    np.testing.assert_allclose(read.errors[order], tracks.errors)
+    for view in range(5):
+        ours = tracks.view_point_index[tracks.view_offsets[view] : tracks.view_offsets[view + 1]]
+        theirs = read.view_point_index[read.view_offsets[view] : read.view_offsets[view + 1]]
+        assert sorted(order[point] for point in ours) == sorted(theirs.tolist())
+
+
+def test_a_colmap_model_of_other_photographs_or_poses_is_refused(tmp_path: Path) -> None:
+    scene = toy_scene()
+    write_colmap_model(tmp_path / "names", scene, toy_tracks(), np.eye(4), name="other_{}")
+    with pytest.raises(ValueError, match=r"has other_\d\.png, but toy has no such photograph"):
+        read_tracks(tmp_path / "names", scene)
+    poses = scene.camera_to_world.clone()
+    poses[2, 0, 3] += 0.5
+    write_colmap_model(tmp_path / "poses", dataclasses.replace(scene, camera_to_world=poses), toy_tracks(), np.eye(4))
+    with pytest.raises(ValueError, match="cameras stand elsewhere than those of toy"):
+        read_tracks(tmp_path / "poses", scene)
