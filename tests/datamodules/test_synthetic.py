@@ -1,11 +1,13 @@
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from datamodules.dtu import DTU
+from datamodules import synthetic
+from datamodules.dtu import DTU, read_scan
 from datamodules.synthetic import SyntheticScene, make_scene, sample_analytic_surface
 from ops.cameras import pixel_centers, pixel_rays, project
 from ops.scenes import SCENES, AnalyticScene, torus
@@ -151,6 +153,22 @@ def test_surface_samples_of_a_torus_are_uniform_by_area() -> None:
     assert share == pytest.approx(0.5 + minor / (math.pi * major), abs=4 * math.sqrt(0.25 / 20_000))
     octants = (points > 0).long() @ torch.tensor([4, 2, 1])
     assert torch.bincount(octants, minlength=8).min() > 20_000 / 8 * 0.9
+
+
+def test_the_command_writes_the_neus_layout(
+    data: SyntheticScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {
+        "scene": data.scene_name,
+        "num_views": 3,
+        "image_size": 16,
+        "root": tmp_path,
+        "output": tmp_path / "scan9",
+    }
+    flags = [str(word) for name, value in arguments.items() for word in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["synthetic", *flags])
+    synthetic.main()
+    assert read_scan(tmp_path / "scan9").images.shape == (3, 16, 16, 3)
 
 
 def test_an_unknown_scene_is_refused_with_those_there_are() -> None:
