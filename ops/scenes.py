@@ -123,19 +123,21 @@ def _statue_parts(points: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AnalyticScene:
-    """A thing inside the ball of radius 0.9, known exactly.
+    """A thing inside the ball of ``radius`` about the origin, known exactly.
 
     Attributes:
         parts: (..., 3) points -> (..., K) fields of its parts; the thing is their union.
         palette: K pairs of sRGB colours between which the pattern of a part goes.
         frequency: of the finest pattern, radians a unit of length.
         gloss: share of a white highlight, which moves with the eye.
+        radius: of a ball about the origin that holds it.
     """
 
     parts: Callable[[Tensor], Tensor]
     palette: tuple[tuple[Point, Point], ...]
     frequency: float
     gloss: float
+    radius: float = 0.91
 
     def sdf(self, points: Tensor) -> Tensor:
         """The thing as a ``Field``: exact sign and zero, magnitude a lower bound of the distance."""

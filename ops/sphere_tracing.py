@@ -1,8 +1,10 @@
-"""Sphere tracing of analytic fields, coarse to fine: a cone of rays first, then the rays in it."""
+"""Sphere tracing of analytic fields, coarse to fine: a cone of rays first, then the rays in it; and photographs."""
 
 import torch
 from torch import Tensor
 
+from ops.cameras import pixel_centers, pixel_rays
+from ops.scenes import AnalyticScene
 from ops.types import Field
 
 
@@ -51,9 +53,62 @@ def march(
     return distances
 
 
-def sphere_entry_exit(origins: Tensor, directions: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Distances at which rays enter and leave a ball about the origin, each (R,); both 0 where they miss it."""
-    middle = -(origins * directions).sum(dim=-1)
-    half_chord = (radius**2 - (origins + middle[:, None] * directions).square().sum(dim=-1)).clamp(min=0).sqrt()
-    hits = half_chord > 0
-    return (middle - half_chord).clamp(min=0) * hits, (middle + half_chord).clamp(min=0) * hits
+def photograph(scene: AnalyticScene, intrinsics: Tensor, poses: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Photographs of a scene, four samples a pixel.
+
+    Args:
+        scene: what is in front of the cameras.
+        intrinsics: (V, 3, 3).
+        poses: (V, 4, 4) camera to world.
+        size: width and height in pixels.
+
+    Returns:
+        ``images`` (V, H, W, 3) uint8 over black, ``masks`` (V, H, W) uint8 coverage, ``depth`` (V, H, W) float32 along
+        the rays through pixel centres, infinite where they meet nothing.
+    """
+    num_views = len(poses)
+    centers = pixel_centers(size, size)
+    offsets = torch.tensor([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]])
+    blocks, block_of = _blocks(centers, size)
+
+    def view_directions(pixels: Tensor) -> Tensor:
+        rays = [pixel_rays(pixels, k, pose)[1] for k, pose in zip(intrinsics, poses, strict=True)]
+        return torch.stack(rays)  # (V, R, 3)
+
+    block_directions = view_directions(blocks)
+    pixel_directions = view_directions(centers)
+    sub_directions = view_directions((centers[:, None] + offsets).reshape(-1, 2)).reshape(num_views, -1, 4, 3)
+    pixel_spread = 1.01 * (sub_directions - pixel_directions[:, :, None]).norm(dim=-1).max().item()
+    block_spread = 1.01 * (pixel_directions - block_directions[:, block_of]).norm(dim=-1).max().item() + pixel_spread
+
+    distances = poses[:, :3, 3].norm(dim=-1)
+    near = (distances - scene.radius)[:, None].expand(-1, len(blocks))
+    near = _trace(scene, poses, block_directions, near, block_spread)[:, block_of]
+    near = _trace(scene, poses, pixel_directions, near, pixel_spread)
+    depth = _trace(scene, poses, pixel_directions, near)
+    sub_directions = sub_directions.reshape(num_views, -1, 3)
+    t = _trace(scene, poses, sub_directions, near.repeat_interleave(4, dim=1))
+
+    hits = t.isfinite()
+    points = poses[:, None, :3, 3].expand_as(sub_directions)[hits] + t[hits][:, None] * sub_directions[hits]
+    colors = torch.zeros(*t.shape, 3)
+    colors[hits] = scene.shade(points, sub_directions[hits])
+    images = (colors.reshape(num_views, size, size, 4, 3).mean(dim=3) * 255).round().byte()
+    masks = (hits.float().reshape(num_views, size, size, 4).mean(dim=3) * 255).floor().byte()
+    # rounded up where the mask is rounded down, a colour could outshine its coverage
+    return torch.minimum(images, masks[..., None]), masks, depth.reshape(num_views, size, size)
+
+
+def _trace(scene: AnalyticScene, poses: Tensor, directions: Tensor, near: Tensor, spread: float = 0.0) -> Tensor:
+    # (V, R, 3) directions and (V, R) starts -> (V, R) distances
+    centers = poses[:, None, :3, 3].expand_as(directions).reshape(-1, 3)
+    far = (poses[:, :3, 3].norm(dim=-1) + scene.radius)[:, None].expand_as(near).reshape(-1)
+    found = march(scene.sdf, centers, directions.reshape(-1, 3), near.reshape(-1), far, spread=spread)
+    return found.reshape(near.shape)
+
+
+def _blocks(centers: Tensor, size: int, edge: int = 8) -> tuple[Tensor, Tensor]:
+    # centres of square blocks of pixels, and each pixel's block
+    per_row = -(-size // edge)
+    x, y = (centers / edge).long().unbind(dim=-1)
+    return pixel_centers(per_row, per_row) * edge, y * per_row + x

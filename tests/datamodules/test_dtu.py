@@ -130,14 +130,14 @@ def test_truth_is_read_into_the_normalised_frame(scan: Path, tmp_path: Path) -> 
 
 
 def test_a_wrong_root_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the root .*nowhere is no folder"):
+    with pytest.raises(ValueError, match=r"the root .*nowhere is no folder"):
         DTU(str(tmp_path / "nowhere"), 24).setup()
-    with pytest.raises(ValueError, match="no scan in .*looked for dtu_scan24/, scan24/, 24/.*cameras_sphere.npz"):
+    with pytest.raises(ValueError, match=r"no scan in .*looked for dtu_scan24/, scan24/, 24/.*cameras_sphere.npz"):
         DTU(str(tmp_path), 24).setup()
 
 
 def test_a_wrong_scan_lists_those_there_are(scan: Path) -> None:
-    with pytest.raises(ValueError, match="no scan 37 in .*found dtu_scan24"):
+    with pytest.raises(ValueError, match=r"no scan 37 in .*found dtu_scan24"):
         DTU(str(scan.parent), 37).setup()
     with pytest.raises(ValueError, match="is scan 24 itself, but scan 37 was asked for"):
         DTU(str(scan), 37).setup()

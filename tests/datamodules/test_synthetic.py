@@ -1,14 +1,15 @@
-import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from datamodules.dtu import DTU
-from datamodules.synthetic import SyntheticScene, make_scene, sample_analytic_surface
+from datamodules import synthetic
+from datamodules.dtu import DTU, read_scan
+from datamodules.synthetic import SyntheticScene, make_scene
 from ops.cameras import pixel_centers, pixel_rays, project
-from ops.scenes import SCENES, AnalyticScene, torus
+from ops.scenes import SCENES
 
 SMALL = {"num_views": 6, "image_size": 24, "num_surface_points": 2000, "held_out": [0]}
 
@@ -137,20 +138,20 @@ def test_the_dtu_reader_reads_back_what_was_written_in_the_neus_layout(data: Syn
     assert torch.equal(our_batch["colors"], their_batch["colors"])
 
 
-def test_surface_samples_of_a_torus_are_uniform_by_area() -> None:
-    major, minor = 0.5, 0.2
-    ring = AnalyticScene(lambda p: torus(p, (0, 0, 0), 2, major, minor)[..., None], (((0,) * 3, (1,) * 3),), 1.0, 0.0)
-    points, normals = sample_analytic_surface(ring, 20_000, torch.Generator().manual_seed(0), resolution=64)
-    radius = points[:, :2].norm(dim=-1)
-    expected_normals = torch.stack(
-        [points[:, 0] * (1 - major / radius), points[:, 1] * (1 - major / radius), points[:, 2]], dim=-1
-    )
-    assert torch.allclose(normals, expected_normals / minor, atol=1e-9)
-    # the outer half of a torus is the share 1/2 + minor / (pi major) of it
-    share = (radius > major).double().mean().item()
-    assert share == pytest.approx(0.5 + minor / (math.pi * major), abs=4 * math.sqrt(0.25 / 20_000))
-    octants = (points > 0).long() @ torch.tensor([4, 2, 1])
-    assert torch.bincount(octants, minlength=8).min() > 20_000 / 8 * 0.9
+def test_the_command_writes_the_neus_layout(
+    data: SyntheticScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {
+        "scene": data.scene_name,
+        "num_views": 3,
+        "image_size": 16,
+        "root": tmp_path,
+        "output": tmp_path / "scan9",
+    }
+    flags = [str(word) for name, value in arguments.items() for word in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["synthetic", *flags])
+    synthetic.main()
+    assert read_scan(tmp_path / "scan9").images.shape == (3, 16, 16, 3)
 
 
 def test_an_unknown_scene_is_refused_with_those_there_are() -> None:

@@ -47,5 +47,5 @@ def test_a_scene_fits_its_ball_and_has_an_inside(name: str) -> None:
     points = torch.rand(200_000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     inside = points[SCENES[name].sdf(points) < 0]
     assert 0.005 < len(inside) / len(points) < 0.1
-    assert inside.norm(dim=-1).max() < 0.9
+    assert inside.norm(dim=-1).max() < SCENES[name].radius
     assert SCENES[name].parts(points).argmin(dim=-1).unique().numel() == len(SCENES[name].palette)
