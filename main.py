@@ -51,6 +51,8 @@ class BottegaCLI(LightningCLI):
             for callback in config.trainer.callbacks or []
             if not switched_off.get(callback.class_path.rsplit(".", 1)[-1])
         ]
+        if self.subcommand == "test":
+            config.verbose = False  # the scores' own table says it better
         if self.subcommand == "fit":
             place_loggers(config.trainer.logger, runs, None)
         else:

@@ -36,17 +36,14 @@ class PerObjectMetric(Metric):
     def score(self, reconstruction: Reconstruction, batch: ObjectBatch, i: int) -> dict[str, float]:
         """Scores of object ``i`` of the batch, one value for each name in ``columns``."""
 
-    def update(self, reconstruction: Reconstruction, batch: ObjectBatch) -> list[dict[str, float]]:
-        """Score every object of a batch and return their rows."""
-        rows = []
+    def update(self, reconstruction: Reconstruction, batch: ObjectBatch) -> None:
+        """Score every object of a batch."""
         for i, index in enumerate(batch["object_index"].tolist()):
             row = self.score(reconstruction, batch, i)
             assert tuple(row) == self.columns, (tuple(row), self.columns)
-            rows.append(row)
             self.object_index.append(torch.tensor([index], device=self.device))
             # float64: DTU compares hundredths of a millimetre in means over many objects
             self.scores.append(torch.tensor([list(row.values())], dtype=torch.float64, device=self.device))
-        return rows
 
     def rows(self) -> dict[int, dict[str, float]]:
         """``object_index`` -> row, each object once, ordered by index; call it where the state is synced."""

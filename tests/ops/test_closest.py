@@ -28,7 +28,8 @@ def test_distances_to_a_mesh_equal_those_to_all_its_triangles(generator):
     points = torch.randn(50, 3, generator=generator, dtype=torch.float64)
     triangles = shape.vertices[shape.faces]
     slow = [
-        (closest_on_triangles(point.expand(len(triangles), 3), triangles) - point).norm(dim=-1).min() for point in points
+        (closest_on_triangles(point.expand(len(triangles), 3), triangles) - point).norm(dim=-1).min()
+        for point in points
     ]
     torch.testing.assert_close(point_to_mesh_distances(points, shape), torch.stack(slow))
 
