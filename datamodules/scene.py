@@ -11,19 +11,24 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.rays import RayDataset, foreground_pixels
+from datamodules.rays import RayDataset
 from ops.cameras import pixel_centers, pixel_rays, project
 from ops.types import ObjectBatch, Observation, RayBatch
 
+_POSED = ("DTU", "SyntheticScene")
 DATASETS_WITH: dict[str, tuple[str, ...]] = {
-    "rays": ("DTU", "SyntheticScene"),
-    "ray_masks": ("DTU", "SyntheticScene"),
+    "rays": _POSED,
+    "ray_masks": _POSED,
     "sparse_points": ("DTU",),
-    "images": ("DTU", "SyntheticScene"),
-    "masks": ("DTU", "SyntheticScene"),
-    "surface_points": ("DTU", "SyntheticScene"),
+    "images": _POSED,
+    "masks": _POSED,
+    "intrinsics": _POSED,
+    "camera_to_world": _POSED,
+    "image_index": _POSED,
+    "surface_points": _POSED,
     "surface_normals": ("SyntheticScene",),
-    "observations": ("DTU", "SyntheticScene"),
+    "normalized_to_dataset": _POSED,
+    "observations": _POSED,
 }
 """Which datasets can fill a key, for the error of one that cannot."""
 
@@ -276,9 +281,8 @@ class SceneDataModule(LightningDataModule):
                 f"{scene.name}: foreground_share is {self.foreground_share}, but there are no masks; set it to 0"
             )
         if self.foreground_share:
-            _, offsets = foreground_pixels(scene.masks[self.train_views], 0)
-            for view, count in zip(self.train_views, offsets.diff().tolist(), strict=True):
-                if count == 0:
+            for view in self.train_views:
+                if not (scene.masks[view] > 127).any():
                     raise ValueError(
                         f"{scene.name}: the mask of {scene.image_names[view]} is empty, so that no foreground ray can "
                         "be drawn there; repair it, hold this view out, or set foreground_share to 0"

@@ -7,7 +7,6 @@ import argparse
 import hashlib
 import math
 import os
-import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,9 +88,10 @@ class SyntheticScene(SceneDataModule):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         arrays = make_scene(SCENES[self.scene_name], self.num_views, self.image_size, self.num_surface_points)
         # written beside and renamed: another process sees all of it or nothing
-        with tempfile.NamedTemporaryFile(dir=self.path.parent, suffix=".tmp", delete=False) as file:
+        partial = self.path.with_suffix(f".{os.getpid()}.tmp")
+        with partial.open("wb") as file:
             np.savez(file, **{name: array.numpy() for name, array in arrays.items()})
-        os.replace(file.name, self.path)
+        os.replace(partial, self.path)
 
     def load_scene(self) -> Scene:
         """Read the scene, making it first where it is not there."""

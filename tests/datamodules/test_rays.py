@@ -99,7 +99,7 @@ def test_a_round_visits_every_photograph_equally_often(images_per_batch: int, nu
         dataset = RayDataset(
             make_scene(), views, rays_per_batch=12, images_per_batch=images_per_batch, rank=rank, num_ranks=num_ranks
         )
-        for index in range(12):
+        for index in range(12 // images_per_batch // num_ranks):  # three rounds of four photographs, all ranks together
             visits += torch.bincount(dataset.batch(index)["image_index"], minlength=5)
     assert visits[views].unique().numel() == 1
     assert visits[3] == 0

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.scene import check_scene, object_batch, split_views
+from datamodules.dtu import DTU
+from datamodules.scene import DATASETS_WITH, check_scene, object_batch, split_views
+from datamodules.synthetic import SyntheticScene
 from tests.datamodules.toy import HEIGHT, WIDTH, ToyData, make_scene
 
 
@@ -151,3 +153,9 @@ def test_a_method_that_reads_no_rays_trains_on_the_training_views() -> None:
     data = ToyData(reads={"images"}, held_out=2)
     data.setup()
     assert next(iter(data.train_dataloader()))["image_index"].tolist() == [[1, 3]]
+
+
+def test_the_table_of_who_has_what_agrees_with_the_datasets() -> None:
+    datasets = {"DTU": DTU.provides, "SyntheticScene": SyntheticScene.provides}
+    for key in DATASETS_WITH.keys() | DTU.provides | SyntheticScene.provides:
+        assert set(DATASETS_WITH.get(key, ())) == {name for name, keys in datasets.items() if key in keys}, key
