@@ -43,7 +43,7 @@ class BottegaCLI(LightningCLI):
             print(f"{self.subcommand}: checkpoint {config.ckpt_path}")
         switched_off = {
             "RichProgressBar": config.trainer.enable_progress_bar is False,
-            "ModelCheckpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
+            "Checkpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
         }
         # Lightning refuses a default callback beside the flag that switches it off
         config.trainer.callbacks = [
