@@ -3,16 +3,18 @@
 A kernel is made for each number of features F, which is then a constant to the compiler, and compiled for each dtype on
 first use. The machine code is cached beside this file.
 
-Corners of a cell are numbered x + 2 y + 4 z, each coordinate 0 or 1. They are fetched into a small array (backwards,
-their gradients are flushed from it) only when a point leaves the cell of the point before it: samples along a ray and
-the taps of a numerical gradient mostly share their cell.
+Three things make them fast. A kernel works on one level, so that the level's part of the table stays in the cache. It
+takes points in batches: first the corners of all their cells are found and touched, so that many cache misses are waited
+for at once, then the arithmetic is done. And corners are fetched (backwards: their gradients are written) only when a
+point leaves the cell of the point before it: samples along a ray and the taps of a numerical gradient mostly share theirs.
 
 Every kernel is sequential and its order of summation depends on nothing but its arguments; threads are given separate
 points (forwards) or separate levels (backwards), so results do not depend on their number.
 
-Arguments that all kernels share: ``points`` (N, 3); ``table`` (E, F); ``levels``, of each level (resolution, offset
-into the table, hash mask or 0 of a dense level), (L, 3) int64; ``scales`` (L,); ``cube``, (bound, inverse extent), in
-the points' dtype like all floats here.
+Arguments that all kernels share: ``points`` (N, 3); ``table`` (E, F); ``level``, its index; ``levels``, of each level
+(resolution, offset into the table, hash mask or 0 of a dense level), (L, 3) int64; ``scales`` (L,); ``cube``, (bound,
+inverse extent); ``start`` and ``stop``, the range of points. Corners of a cell are numbered x + 2 y + 4 z, each
+coordinate 0 or 1. Returned is what was touched, a number without meaning, lest the compiler leave the touching out.
 """
 
 from collections.abc import Callable
@@ -23,26 +25,10 @@ from numba import njit
 
 from ops.hash_grid.layout import HASH_PRIME_Y, HASH_PRIME_Z
 
-# Points whose rows of the output stay in the L1 or L2 cache while all levels are written to them
-_BLOCK = 256
+_BATCH = 64
+_NO_CELL = (np.int32(-1), np.int32(-1), np.int32(-1))
 # the harmless part of "fast": multiply-adds may be fused, but sums keep their order, and NaN and inf what they are
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
-
-
-@njit(**_OPTIONS)
-def _locate(coordinate, cube, scale, last_cell):
-    """Cell of a coordinate, position within it, and cells per world unit (0 where the coordinate is clamped)."""
-    number = cube.dtype.type
-    unit = (coordinate + cube[0]) * cube[1]
-    cells_per_unit = scale * cube[1]
-    if unit < number(0):
-        unit, cells_per_unit = number(0), number(0)
-    elif unit > number(1):
-        unit, cells_per_unit = number(1), number(0)
-    position = unit * scale
-    # written so that NaN takes the last cell, and stays NaN in the position within it
-    cell = np.int64(position) if position < number(last_cell) else last_cell
-    return cell, position - number(cell), cells_per_unit
 
 
 @njit(**_OPTIONS)
@@ -55,6 +41,54 @@ def _find_corners(x, y, z, level, rows):
             rows[corner] = offset + i + resolution * (j + resolution * k)
         else:
             rows[corner] = offset + ((i ^ (j * HASH_PRIME_Y) ^ (k * HASH_PRIME_Z)) & mask)
+
+
+@njit(**_OPTIONS)
+def _new_batch(dtype):
+    """Room for a batch: cells, positions in the cell, slopes (each axis by axis), whether a cell is entered, rows."""
+    cells = np.empty((3, _BATCH), np.int32)
+    return (
+        cells,
+        np.empty((3, _BATCH), dtype),
+        np.empty((3, _BATCH), dtype),
+        np.empty(_BATCH, np.bool_),
+        np.empty((_BATCH, 8), np.int64),
+    )
+
+
+@njit(**_OPTIONS)
+def _locate(coordinates, level, scale, cube, cells, positions, slopes):
+    """Cells along one axis, positions within them, and cells per world unit (0 where the coordinate is clamped)."""
+    number = cube.dtype.type
+    zero, one, bound, inverse_extent = number(0), number(1), cube[0], cube[1]
+    last_cell = np.int32(level[0] - 2)
+    first_of_last, cells_per_unit = number(last_cell), scale * inverse_extent
+    for n in range(len(coordinates)):  # without branches, for LLVM to vectorise
+        unit = (coordinates[n] + bound) * inverse_extent
+        position = (zero if unit < zero else one if unit > one else unit) * scale
+        # written so that NaN takes the last cell, and stays NaN in the position within it
+        cell = np.int32(position) if position < first_of_last else last_cell
+        cells[n] = cell
+        positions[n] = position - number(cell)
+        slopes[n] = zero if (unit < zero) | (unit > one) else cells_per_unit
+
+
+@njit(**_OPTIONS)
+def _find_batch(points, table, level, scale, cube, cell, batch):
+    """Fill the batch from up to _BATCH points, given the cell of the point before; that of the last is returned."""
+    cells, positions, slopes, enters, rows = batch
+    for axis in range(3):
+        _locate(points[:, axis], level, scale, cube, cells[axis], positions[axis], slopes[axis])
+    touched = table.dtype.type(0)
+    for n in range(len(points)):
+        i, j, k = cells[0, n], cells[1, n], cells[2, n]
+        enters[n] = (i != cell[0]) | (j != cell[1]) | (k != cell[2])
+        if enters[n]:
+            cell = (i, j, k)
+            _find_corners(np.int64(i), np.int64(j), np.int64(k), level, rows[n])
+            for corner in range(8):
+                touched += table[rows[n, corner], 0]
+    return cell, touched
 
 
 @njit(**_OPTIONS)
@@ -75,8 +109,12 @@ def _flush(corners, rows, grad_table):
 
 
 @njit(**_OPTIONS)
-def _products(x0, x1, y0, y1, z0, z1):
-    """The 8 products of one factor from each axis, in the order of the corners."""
+def _weights(n, positions, slopes, along_x, along_y, along_z):
+    """The 8 corners' weights of the batch's point n, or (along an axis where asked) their derivatives by that axis."""
+    one = positions.dtype.type(1)
+    x0, x1 = (-slopes[0, n], slopes[0, n]) if along_x else (one - positions[0, n], positions[0, n])
+    y0, y1 = (-slopes[1, n], slopes[1, n]) if along_y else (one - positions[1, n], positions[1, n])
+    z0, z1 = (-slopes[2, n], slopes[2, n]) if along_z else (one - positions[2, n], positions[2, n])
     a, b, c, d = x0 * y0, x1 * y0, x0 * y1, x1 * y1
     return a * z0, b * z0, c * z0, d * z0, a * z1, b * z1, c * z1, d * z1
 
@@ -103,153 +141,148 @@ def _add(corners, weights, factor):
 
 
 @lru_cache
-def encode_kernel(features: int) -> Callable[..., None]:
-    """Kernel that writes the features of points ``start`` to ``stop`` into ``encoded`` (N, A)."""
+def encode_kernel(features: int) -> Callable[..., float]:
+    """Kernel that writes one level's columns of ``encoded`` (N, A)."""
 
     @njit(**_OPTIONS)
-    def encode(points, table, levels, scales, cube, start, stop, encoded):
-        one = table.dtype.type(1)
-        rows = np.empty(8, np.int64)
+    def encode(points, table, levels, scales, cube, level, start, stop, encoded):
+        batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
         corners = np.empty((features, 8), table.dtype)
-        for block in range(start, stop, _BLOCK):
-            for level in range(encoded.shape[1] // features):
-                cell, last_cell = (-1, -1, -1), levels[level, 0] - 2
-                for n in range(block, min(block + _BLOCK, stop)):
-                    i, x, _ = _locate(points[n, 0], cube, scales[level], last_cell)
-                    j, y, _ = _locate(points[n, 1], cube, scales[level], last_cell)
-                    k, z, _ = _locate(points[n, 2], cube, scales[level], last_cell)
-                    if (i, j, k) != cell:
-                        cell = (i, j, k)
-                        _find_corners(i, j, k, levels[level], rows)
-                        _fetch(table, rows, corners)
-                    weights = _products(one - x, x, one - y, y, one - z, z)
-                    for f in range(features):
-                        encoded[n, level * features + f] = _dot(weights, corners[f])
+        cell, sink = _NO_CELL, table.dtype.type(0)
+        for first in range(start, stop, _BATCH):
+            chunk = points[first : min(first + _BATCH, stop)]
+            cell, touched = _find_batch(chunk, table, levels[level], scales[level], cube, cell, batch)
+            sink += touched
+            for n in range(len(chunk)):
+                if enters[n]:
+                    _fetch(table, rows[n], corners)
+                weights = _weights(n, positions, slopes, False, False, False)
+                for f in range(features):
+                    encoded[first + n, level * features + f] = _dot(weights, corners[f])
+        return sink
 
     return encode
 
 
 @lru_cache
-def encode_with_jacobian_kernel(features: int) -> Callable[..., None]:
-    """Kernel that writes features into ``encoded`` (N, A) and their derivatives into ``jacobian`` (N, 3, A)."""
+def encode_with_jacobian_kernel(features: int) -> Callable[..., float]:
+    """Kernel that writes one level's columns of ``encoded`` (N, A) and of its derivatives ``jacobian`` (N, 3, A)."""
 
     @njit(**_OPTIONS)
-    def encode_with_jacobian(points, table, levels, scales, cube, start, stop, encoded, jacobian):
-        one = table.dtype.type(1)
-        rows = np.empty(8, np.int64)
+    def encode_with_jacobian(points, table, levels, scales, cube, level, start, stop, encoded, jacobian):
+        batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
         corners = np.empty((features, 8), table.dtype)
-        for block in range(start, stop, _BLOCK):
-            for level in range(encoded.shape[1] // features):
-                cell, last_cell = (-1, -1, -1), levels[level, 0] - 2
-                for n in range(block, min(block + _BLOCK, stop)):
-                    i, x, dx = _locate(points[n, 0], cube, scales[level], last_cell)
-                    j, y, dy = _locate(points[n, 1], cube, scales[level], last_cell)
-                    k, z, dz = _locate(points[n, 2], cube, scales[level], last_cell)
-                    if (i, j, k) != cell:
-                        cell = (i, j, k)
-                        _find_corners(i, j, k, levels[level], rows)
-                        _fetch(table, rows, corners)
-                    weights = _products(one - x, x, one - y, y, one - z, z)
-                    by_x = _products(-dx, dx, one - y, y, one - z, z)
-                    by_y = _products(one - x, x, -dy, dy, one - z, z)
-                    by_z = _products(one - x, x, one - y, y, -dz, dz)
-                    for f in range(features):
-                        column = level * features + f
-                        encoded[n, column] = _dot(weights, corners[f])
-                        jacobian[n, 0, column] = _dot(by_x, corners[f])
-                        jacobian[n, 1, column] = _dot(by_y, corners[f])
-                        jacobian[n, 2, column] = _dot(by_z, corners[f])
+        cell, sink = _NO_CELL, table.dtype.type(0)
+        for first in range(start, stop, _BATCH):
+            chunk = points[first : min(first + _BATCH, stop)]
+            cell, touched = _find_batch(chunk, table, levels[level], scales[level], cube, cell, batch)
+            sink += touched
+            for n in range(len(chunk)):
+                if enters[n]:
+                    _fetch(table, rows[n], corners)
+                weights = _weights(n, positions, slopes, False, False, False)
+                by_x = _weights(n, positions, slopes, True, False, False)
+                by_y = _weights(n, positions, slopes, False, True, False)
+                by_z = _weights(n, positions, slopes, False, False, True)
+                for f in range(features):
+                    column = level * features + f
+                    encoded[first + n, column] = _dot(weights, corners[f])
+                    jacobian[first + n, 0, column] = _dot(by_x, corners[f])
+                    jacobian[first + n, 1, column] = _dot(by_y, corners[f])
+                    jacobian[first + n, 2, column] = _dot(by_z, corners[f])
+        return sink
 
     return encode_with_jacobian
 
 
 @lru_cache
-def scatter_kernel(features: int) -> Callable[..., None]:
+def scatter_kernel(features: int) -> Callable[..., float]:
     """Kernel that adds one level's part of the table's gradient to ``grad_table``, given ``grad_features`` (N, A)."""
 
     @njit(**_OPTIONS)
     def scatter(points, grad_features, levels, scales, cube, level, grad_table):
-        one = grad_table.dtype.type(1)
-        rows = np.zeros(8, np.int64)
-        corners = np.zeros((features, 8), grad_table.dtype)
-        cell, last_cell = (-1, -1, -1), levels[level, 0] - 2
-        for n in range(points.shape[0]):
-            i, x, _ = _locate(points[n, 0], cube, scales[level], last_cell)
-            j, y, _ = _locate(points[n, 1], cube, scales[level], last_cell)
-            k, z, _ = _locate(points[n, 2], cube, scales[level], last_cell)
-            if (i, j, k) != cell:
-                _flush(corners, rows, grad_table)
-                cell = (i, j, k)
-                _find_corners(i, j, k, levels[level], rows)
-            weights = _products(one - x, x, one - y, y, one - z, z)
-            for f in range(features):
-                _add(corners[f], weights, grad_features[n, level * features + f])
-        _flush(corners, rows, grad_table)
+        batch = _, positions, slopes, enters, rows = _new_batch(grad_table.dtype)
+        corners, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
+        cell, sink, stop = (-1, -1, -1), grad_table.dtype.type(0), points.shape[0]
+        for first in range(0, stop, _BATCH):
+            chunk = points[first : min(first + _BATCH, stop)]
+            cell, touched = _find_batch(chunk, grad_table, levels[level], scales[level], cube, cell, batch)
+            sink += touched
+            for n in range(len(chunk)):
+                if enters[n]:
+                    _flush(corners, held_rows, grad_table)
+                    held_rows[:] = rows[n]
+                weights = _weights(n, positions, slopes, False, False, False)
+                for f in range(features):
+                    _add(corners[f], weights, grad_features[first + n, level * features + f])
+        _flush(corners, held_rows, grad_table)
+        return sink
 
     return scatter
 
 
 @lru_cache
-def scatter_with_jacobian_kernel(features: int) -> Callable[..., None]:
+def scatter_with_jacobian_kernel(features: int) -> Callable[..., float]:
     """The same as :func:`scatter_kernel`, with ``grad_jacobian`` (N, 3, A) in the same pass."""
 
     @njit(**_OPTIONS)
     def scatter_with_jacobian(points, grad_features, grad_jacobian, levels, scales, cube, level, grad_table):
-        one = grad_table.dtype.type(1)
-        rows = np.zeros(8, np.int64)
-        corners = np.zeros((features, 8), grad_table.dtype)
-        cell, last_cell = (-1, -1, -1), levels[level, 0] - 2
-        for n in range(points.shape[0]):
-            i, x, dx = _locate(points[n, 0], cube, scales[level], last_cell)
-            j, y, dy = _locate(points[n, 1], cube, scales[level], last_cell)
-            k, z, dz = _locate(points[n, 2], cube, scales[level], last_cell)
-            if (i, j, k) != cell:
-                _flush(corners, rows, grad_table)
-                cell = (i, j, k)
-                _find_corners(i, j, k, levels[level], rows)
-            weights = _products(one - x, x, one - y, y, one - z, z)
-            by_x = _products(-dx, dx, one - y, y, one - z, z)
-            by_y = _products(one - x, x, -dy, dy, one - z, z)
-            by_z = _products(one - x, x, one - y, y, -dz, dz)
-            for f in range(features):
-                column = level * features + f
-                _add(corners[f], weights, grad_features[n, column])
-                _add(corners[f], by_x, grad_jacobian[n, 0, column])
-                _add(corners[f], by_y, grad_jacobian[n, 1, column])
-                _add(corners[f], by_z, grad_jacobian[n, 2, column])
-        _flush(corners, rows, grad_table)
+        batch = _, positions, slopes, enters, rows = _new_batch(grad_table.dtype)
+        corners, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
+        cell, sink, stop = (-1, -1, -1), grad_table.dtype.type(0), points.shape[0]
+        for first in range(0, stop, _BATCH):
+            chunk = points[first : min(first + _BATCH, stop)]
+            cell, touched = _find_batch(chunk, grad_table, levels[level], scales[level], cube, cell, batch)
+            sink += touched
+            for n in range(len(chunk)):
+                if enters[n]:
+                    _flush(corners, held_rows, grad_table)
+                    held_rows[:] = rows[n]
+                weights = _weights(n, positions, slopes, False, False, False)
+                by_x = _weights(n, positions, slopes, True, False, False)
+                by_y = _weights(n, positions, slopes, False, True, False)
+                by_z = _weights(n, positions, slopes, False, False, True)
+                for f in range(features):
+                    column = level * features + f
+                    _add(corners[f], weights, grad_features[first + n, column])
+                    _add(corners[f], by_x, grad_jacobian[first + n, 0, column])
+                    _add(corners[f], by_y, grad_jacobian[first + n, 1, column])
+                    _add(corners[f], by_z, grad_jacobian[first + n, 2, column])
+        _flush(corners, held_rows, grad_table)
+        return sink
 
     return scatter_with_jacobian
 
 
 @lru_cache
-def contract_second_derivatives_kernel(features: int) -> Callable[..., None]:
-    """Kernel that adds, to ``grad_points`` (N, 3), the derivative of sum(jacobian * ``grad_jacobian`` (N, 3, A))."""
+def contract_second_derivatives_kernel(features: int) -> Callable[..., float]:
+    """Kernel that adds one level's part of d sum(jacobian * ``grad_jacobian`` (N, 3, A)) to ``grad_points`` (N, 3)."""
 
     @njit(**_OPTIONS)
-    def contract_second_derivatives(points, table, grad_jacobian, levels, scales, cube, start, stop, grad_points):
-        one = table.dtype.type(1)
-        rows = np.empty(8, np.int64)
+    def contract_second_derivatives(
+        points, table, grad_jacobian, levels, scales, cube, level, start, stop, grad_points
+    ):
+        batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
         corners = np.empty((features, 8), table.dtype)
-        for level in range(grad_jacobian.shape[2] // features):
-            cell, last_cell = (-1, -1, -1), levels[level, 0] - 2
-            for n in range(start, stop):
-                i, x, dx = _locate(points[n, 0], cube, scales[level], last_cell)
-                j, y, dy = _locate(points[n, 1], cube, scales[level], last_cell)
-                k, z, dz = _locate(points[n, 2], cube, scales[level], last_cell)
-                if (i, j, k) != cell:
-                    cell = (i, j, k)
-                    _find_corners(i, j, k, levels[level], rows)
-                    _fetch(table, rows, corners)
-                by_yz = _products(one - x, x, -dy, dy, -dz, dz)
-                by_xz = _products(-dx, dx, one - y, y, -dz, dz)
-                by_xy = _products(-dx, dx, -dy, dy, one - z, z)
+        cell, sink = _NO_CELL, table.dtype.type(0)
+        for first in range(start, stop, _BATCH):
+            chunk = points[first : min(first + _BATCH, stop)]
+            cell, touched = _find_batch(chunk, table, levels[level], scales[level], cube, cell, batch)
+            sink += touched
+            for n in range(len(chunk)):
+                if enters[n]:
+                    _fetch(table, rows[n], corners)
+                by_xy = _weights(n, positions, slopes, True, True, False)
+                by_xz = _weights(n, positions, slopes, True, False, True)
+                by_yz = _weights(n, positions, slopes, False, True, True)
                 for f in range(features):
+                    xy, xz, yz = _dot(by_xy, corners[f]), _dot(by_xz, corners[f]), _dot(by_yz, corners[f])
                     column = level * features + f
-                    yz, xz, xy = _dot(by_yz, corners[f]), _dot(by_xz, corners[f]), _dot(by_xy, corners[f])
-                    gx, gy, gz = grad_jacobian[n, 0, column], grad_jacobian[n, 1, column], grad_jacobian[n, 2, column]
-                    grad_points[n, 0] += xy * gy + xz * gz
-                    grad_points[n, 1] += xy * gx + yz * gz
-                    grad_points[n, 2] += xz * gx + yz * gy
+                    x, y = grad_jacobian[first + n, 0, column], grad_jacobian[first + n, 1, column]
+                    z = grad_jacobian[first + n, 2, column]
+                    grad_points[first + n, 0] += xy * y + xz * z
+                    grad_points[first + n, 1] += xy * x + yz * z
+                    grad_points[first + n, 2] += xz * x + yz * y
+        return sink
 
     return contract_second_derivatives
