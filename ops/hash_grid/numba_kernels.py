@@ -92,52 +92,28 @@ def _find_batch(points, table, level, scale, cube, cell, batch):
 
 
 @njit(**_OPTIONS)
-def _fetch(table, rows, corners):
-    """Copy the features of 8 table rows into ``corners`` (F, 8)."""
-    for corner in range(8):
-        for f in range(corners.shape[0]):
-            corners[f, corner] = table[rows[corner], f]
+def _fetch(table, rows, polynomials):
+    """Turn the features at 8 table rows into coefficients (F, 8) of x^i y^j z^k, numbered i + 2 j + 4 k."""
+    for f in range(polynomials.shape[0]):
+        for corner in range(8):
+            polynomials[f, corner] = table[rows[corner], f]
+        for axis in (1, 2, 4):
+            for corner in range(8):
+                if corner & axis:
+                    polynomials[f, corner] -= polynomials[f, corner - axis]
 
 
 @njit(**_OPTIONS)
-def _flush(corners, rows, grad_table):
-    """Add what the corners have gathered, (F, 8), to their rows of the table's gradient, and empty them."""
-    for corner in range(8):
-        for f in range(corners.shape[0]):
-            grad_table[rows[corner], f] += corners[f, corner]
-            corners[f, corner] = 0
-
-
-@njit(**_OPTIONS)
-def _weights(n, positions, slopes, along_x, along_y, along_z):
-    """The 8 corners' weights of the batch's point n, or (along an axis where asked) their derivatives by that axis."""
-    one = positions.dtype.type(1)
-    x0, x1 = (-slopes[0, n], slopes[0, n]) if along_x else (one - positions[0, n], positions[0, n])
-    y0, y1 = (-slopes[1, n], slopes[1, n]) if along_y else (one - positions[1, n], positions[1, n])
-    z0, z1 = (-slopes[2, n], slopes[2, n]) if along_z else (one - positions[2, n], positions[2, n])
-    a, b, c, d = x0 * y0, x1 * y0, x0 * y1, x1 * y1
-    return a * z0, b * z0, c * z0, d * z0, a * z1, b * z1, c * z1, d * z1
-
-
-@njit(**_OPTIONS)
-def _dot(weights, corners):
-    """Sum over corners of weight times value."""
-    a = weights[0] * corners[0] + weights[1] * corners[1] + weights[2] * corners[2] + weights[3] * corners[3]
-    b = weights[4] * corners[4] + weights[5] * corners[5] + weights[6] * corners[6] + weights[7] * corners[7]
-    return a + b
-
-
-@njit(**_OPTIONS)
-def _add(corners, weights, factor):
-    """Add weight times factor to each corner."""
-    corners[0] += weights[0] * factor
-    corners[1] += weights[1] * factor
-    corners[2] += weights[2] * factor
-    corners[3] += weights[3] * factor
-    corners[4] += weights[4] * factor
-    corners[5] += weights[5] * factor
-    corners[6] += weights[6] * factor
-    corners[7] += weights[7] * factor
+def _flush(polynomials, rows, grad_table):
+    """The transpose of :func:`_fetch`: coefficients' gradients are added to those of the 8 table rows, and emptied."""
+    for f in range(polynomials.shape[0]):
+        for axis in (1, 2, 4):
+            for corner in range(8):
+                if corner & axis:
+                    polynomials[f, corner - axis] -= polynomials[f, corner]
+        for corner in range(8):
+            grad_table[rows[corner], f] += polynomials[f, corner]
+            polynomials[f, corner] = 0
 
 
 @lru_cache
@@ -146,8 +122,8 @@ def encode_kernel(features: int) -> Callable[..., float]:
 
     @njit(**_OPTIONS)
     def encode(points, table, levels, scales, cube, level, start, stop, encoded):
-        batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
-        corners = np.empty((features, 8), table.dtype)
+        batch = _, positions, _, enters, rows = _new_batch(table.dtype)
+        polynomials = np.empty((features, 8), table.dtype)
         cell, sink = _NO_CELL, table.dtype.type(0)
         for first in range(start, stop, _BATCH):
             chunk = points[first : min(first + _BATCH, stop)]
@@ -155,10 +131,13 @@ def encode_kernel(features: int) -> Callable[..., float]:
             sink += touched
             for n in range(len(chunk)):
                 if enters[n]:
-                    _fetch(table, rows[n], corners)
-                weights = _weights(n, positions, slopes, False, False, False)
+                    _fetch(table, rows[n], polynomials)
+                x, y, z = positions[0, n], positions[1, n], positions[2, n]
                 for f in range(features):
-                    encoded[first + n, level * features + f] = _dot(weights, corners[f])
+                    p = polynomials[f]
+                    value = p[0] + p[2] * y + (p[4] + p[6] * y) * z
+                    by_x = p[1] + p[3] * y + (p[5] + p[7] * y) * z
+                    encoded[first + n, level * features + f] = value + by_x * x
         return sink
 
     return encode
@@ -171,7 +150,7 @@ def encode_with_jacobian_kernel(features: int) -> Callable[..., float]:
     @njit(**_OPTIONS)
     def encode_with_jacobian(points, table, levels, scales, cube, level, start, stop, encoded, jacobian):
         batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
-        corners = np.empty((features, 8), table.dtype)
+        polynomials = np.empty((features, 8), table.dtype)
         cell, sink = _NO_CELL, table.dtype.type(0)
         for first in range(start, stop, _BATCH):
             chunk = points[first : min(first + _BATCH, stop)]
@@ -179,17 +158,17 @@ def encode_with_jacobian_kernel(features: int) -> Callable[..., float]:
             sink += touched
             for n in range(len(chunk)):
                 if enters[n]:
-                    _fetch(table, rows[n], corners)
-                weights = _weights(n, positions, slopes, False, False, False)
-                by_x = _weights(n, positions, slopes, True, False, False)
-                by_y = _weights(n, positions, slopes, False, True, False)
-                by_z = _weights(n, positions, slopes, False, False, True)
+                    _fetch(table, rows[n], polynomials)
+                x, y, z = positions[0, n], positions[1, n], positions[2, n]
+                dx, dy, dz = slopes[0, n], slopes[1, n], slopes[2, n]
                 for f in range(features):
-                    column = level * features + f
-                    encoded[first + n, column] = _dot(weights, corners[f])
-                    jacobian[first + n, 0, column] = _dot(by_x, corners[f])
-                    jacobian[first + n, 1, column] = _dot(by_y, corners[f])
-                    jacobian[first + n, 2, column] = _dot(by_z, corners[f])
+                    p, column = polynomials[f], level * features + f
+                    value = p[0] + p[2] * y + (p[4] + p[6] * y) * z
+                    by_x = p[1] + p[3] * y + (p[5] + p[7] * y) * z
+                    encoded[first + n, column] = value + by_x * x
+                    jacobian[first + n, 0, column] = by_x * dx
+                    jacobian[first + n, 1, column] = (p[2] + p[3] * x + (p[6] + p[7] * x) * z) * dy
+                    jacobian[first + n, 2, column] = (p[4] + p[5] * x + (p[6] + p[7] * x) * y) * dz
         return sink
 
     return encode_with_jacobian
@@ -201,21 +180,30 @@ def scatter_kernel(features: int) -> Callable[..., float]:
 
     @njit(**_OPTIONS)
     def scatter(points, grad_features, levels, scales, cube, level, grad_table):
-        batch = _, positions, slopes, enters, rows = _new_batch(grad_table.dtype)
-        corners, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
-        cell, sink, stop = (-1, -1, -1), grad_table.dtype.type(0), points.shape[0]
+        batch = _, positions, _, enters, rows = _new_batch(grad_table.dtype)
+        polynomials, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
+        cell, sink, stop = _NO_CELL, grad_table.dtype.type(0), points.shape[0]
         for first in range(0, stop, _BATCH):
             chunk = points[first : min(first + _BATCH, stop)]
             cell, touched = _find_batch(chunk, grad_table, levels[level], scales[level], cube, cell, batch)
             sink += touched
             for n in range(len(chunk)):
                 if enters[n]:
-                    _flush(corners, held_rows, grad_table)
+                    _flush(polynomials, held_rows, grad_table)
                     held_rows[:] = rows[n]
-                weights = _weights(n, positions, slopes, False, False, False)
+                x, y, z = positions[0, n], positions[1, n], positions[2, n]
+                xy, xz, yz, xyz = x * y, x * z, y * z, x * y * z
                 for f in range(features):
-                    _add(corners[f], weights, grad_features[first + n, level * features + f])
-        _flush(corners, held_rows, grad_table)
+                    p, grad = polynomials[f], grad_features[first + n, level * features + f]
+                    p[0] += grad
+                    p[1] += grad * x
+                    p[2] += grad * y
+                    p[3] += grad * xy
+                    p[4] += grad * z
+                    p[5] += grad * xz
+                    p[6] += grad * yz
+                    p[7] += grad * xyz
+        _flush(polynomials, held_rows, grad_table)
         return sink
 
     return scatter
@@ -228,27 +216,32 @@ def scatter_with_jacobian_kernel(features: int) -> Callable[..., float]:
     @njit(**_OPTIONS)
     def scatter_with_jacobian(points, grad_features, grad_jacobian, levels, scales, cube, level, grad_table):
         batch = _, positions, slopes, enters, rows = _new_batch(grad_table.dtype)
-        corners, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
-        cell, sink, stop = (-1, -1, -1), grad_table.dtype.type(0), points.shape[0]
+        polynomials, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
+        cell, sink, stop = _NO_CELL, grad_table.dtype.type(0), points.shape[0]
         for first in range(0, stop, _BATCH):
             chunk = points[first : min(first + _BATCH, stop)]
             cell, touched = _find_batch(chunk, grad_table, levels[level], scales[level], cube, cell, batch)
             sink += touched
             for n in range(len(chunk)):
                 if enters[n]:
-                    _flush(corners, held_rows, grad_table)
+                    _flush(polynomials, held_rows, grad_table)
                     held_rows[:] = rows[n]
-                weights = _weights(n, positions, slopes, False, False, False)
-                by_x = _weights(n, positions, slopes, True, False, False)
-                by_y = _weights(n, positions, slopes, False, True, False)
-                by_z = _weights(n, positions, slopes, False, False, True)
+                x, y, z = positions[0, n], positions[1, n], positions[2, n]
                 for f in range(features):
-                    column = level * features + f
-                    _add(corners[f], weights, grad_features[first + n, column])
-                    _add(corners[f], by_x, grad_jacobian[first + n, 0, column])
-                    _add(corners[f], by_y, grad_jacobian[first + n, 1, column])
-                    _add(corners[f], by_z, grad_jacobian[first + n, 2, column])
-        _flush(corners, held_rows, grad_table)
+                    p, column = polynomials[f], level * features + f
+                    grad = grad_features[first + n, column]
+                    by_x = grad_jacobian[first + n, 0, column] * slopes[0, n]
+                    by_y = grad_jacobian[first + n, 1, column] * slopes[1, n]
+                    by_z = grad_jacobian[first + n, 2, column] * slopes[2, n]
+                    p[0] += grad
+                    p[1] += grad * x + by_x
+                    p[2] += grad * y + by_y
+                    p[3] += (grad * x + by_x) * y + by_y * x
+                    p[4] += grad * z + by_z
+                    p[5] += (grad * x + by_x) * z + by_z * x
+                    p[6] += (grad * y + by_y) * z + by_z * y
+                    p[7] += ((grad * x + by_x) * y + by_y * x) * z + by_z * (x * y)
+        _flush(polynomials, held_rows, grad_table)
         return sink
 
     return scatter_with_jacobian
@@ -263,7 +256,7 @@ def contract_second_derivatives_kernel(features: int) -> Callable[..., float]:
         points, table, grad_jacobian, levels, scales, cube, level, start, stop, grad_points
     ):
         batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
-        corners = np.empty((features, 8), table.dtype)
+        polynomials = np.empty((features, 8), table.dtype)
         cell, sink = _NO_CELL, table.dtype.type(0)
         for first in range(start, stop, _BATCH):
             chunk = points[first : min(first + _BATCH, stop)]
@@ -271,18 +264,18 @@ def contract_second_derivatives_kernel(features: int) -> Callable[..., float]:
             sink += touched
             for n in range(len(chunk)):
                 if enters[n]:
-                    _fetch(table, rows[n], corners)
-                by_xy = _weights(n, positions, slopes, True, True, False)
-                by_xz = _weights(n, positions, slopes, True, False, True)
-                by_yz = _weights(n, positions, slopes, False, True, True)
+                    _fetch(table, rows[n], polynomials)
+                x, y, z = positions[0, n], positions[1, n], positions[2, n]
+                dx, dy, dz = slopes[0, n], slopes[1, n], slopes[2, n]
                 for f in range(features):
-                    xy, xz, yz = _dot(by_xy, corners[f]), _dot(by_xz, corners[f]), _dot(by_yz, corners[f])
-                    column = level * features + f
-                    x, y = grad_jacobian[first + n, 0, column], grad_jacobian[first + n, 1, column]
-                    z = grad_jacobian[first + n, 2, column]
-                    grad_points[first + n, 0] += xy * y + xz * z
-                    grad_points[first + n, 1] += xy * x + yz * z
-                    grad_points[first + n, 2] += xz * x + yz * y
+                    p, column = polynomials[f], level * features + f
+                    by_xy, by_xz, by_yz = p[3] + p[7] * z, p[5] + p[7] * y, p[6] + p[7] * x
+                    to_x = grad_jacobian[first + n, 0, column] * dx
+                    to_y = grad_jacobian[first + n, 1, column] * dy
+                    to_z = grad_jacobian[first + n, 2, column] * dz
+                    grad_points[first + n, 0] += (by_xy * to_y + by_xz * to_z) * dx
+                    grad_points[first + n, 1] += (by_xy * to_x + by_yz * to_z) * dy
+                    grad_points[first + n, 2] += (by_xz * to_x + by_yz * to_y) * dz
         return sink
 
     return contract_second_derivatives
