@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-# torch's OpenMP threads otherwise spin after every operation and take the cores from the fast backend's threads (2 to 25
-# times slower was seen on two cores); it has to be set before torch is imported
+# torch's OpenMP threads otherwise spin after every operation and take the cores from the fast backend's threads; it has
+# to be set before torch is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -110,8 +110,8 @@ def compare(case: Case, device: str, repeats: int) -> None:
         grids[backend](points).backward(weights)
 
     print(
-        f"\n{case.name}: {points.shape[:-1].numel():,} points {tuple(points.shape)}, {case.levels} levels "
-        f"{case.base_resolution} to {case.finest_resolution}, {case.features} features, 2^{case.log2_table_size} entries"
+        f"\n{case.name}: {points.shape[:-1].numel():,} points {tuple(points.shape)}, {case.levels} levels of {case.features} "
+        f"features, {case.base_resolution} to {case.finest_resolution}, 2^{case.log2_table_size} entries"
     )
     first_call_ms = milliseconds(lambda: forward_backward(fast), device)
     print(f"first call of {fast}, compiling or loading from its cache: {first_call_ms / 1e3:.1f} s")

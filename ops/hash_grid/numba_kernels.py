@@ -4,17 +4,20 @@ A kernel is made for each number of features F, which is then a constant to the 
 first use. The machine code is cached beside this file.
 
 Three things make them fast. A kernel works on one level, so that the level's part of the table stays in the cache. It
-takes points in batches: first the corners of all their cells are found and touched, so that many cache misses are waited
-for at once, then the arithmetic is done. And corners are fetched (backwards: their gradients are written) only when a
-point leaves the cell of the point before it: samples along a ray and the taps of a numerical gradient mostly share theirs.
+takes points in batches: first the corners of all their cells are found and touched, so that many cache misses pass at
+the same time; then comes the arithmetic. And points that follow each other in the same cell, as taps of a numerical
+gradient and samples along a ray mostly do, form a run, whose corners are looked up once: within a cell a feature is a
+polynomial in the position (x, y, z) with the eight terms 1, x, y, xy, z, xz, yz, xyz, which the corners determine.
+Backwards, the gradients of those eight coefficients are summed over the run before they go to the corners.
 
 Every kernel is sequential and its order of summation depends on nothing but its arguments; threads are given separate
 points (forwards) or separate levels (backwards), so results do not depend on their number.
 
-Arguments that all kernels share: ``points`` (N, 3); ``table`` (E, F); ``level``, its index; ``levels``, of each level
-(resolution, offset into the table, hash mask or 0 of a dense level), (L, 3) int64; ``scales`` (L,); ``cube``, (bound,
-inverse extent); ``start`` and ``stop``, the range of points. Corners of a cell are numbered x + 2 y + 4 z, each
-coordinate 0 or 1. Returned is what was touched, a number without meaning, lest the compiler leave the touching out.
+Arguments that all kernels share: ``points`` (3, N), axis by axis; ``table`` (E, F); ``levels``, of each level its
+(resolution, offset into the table, hash mask or 0 if dense), (L, 3) int64; ``scales`` (L,); ``cube``, (bound, inverse
+extent); ``level``, which one to work on; ``start`` and ``stop``, the range of points. Corners of a cell are numbered
+x + 2 y + 4 z, each coordinate 0 or 1. Kernels return the sum of what they touched, a number without meaning, lest the
+compiler leave the touching out.
 """
 
 from collections.abc import Callable
@@ -25,8 +28,7 @@ from numba import njit
 
 from ops.hash_grid.layout import HASH_PRIME_Y, HASH_PRIME_Z
 
-_BATCH = 64
-_NO_CELL = (np.int32(-1), np.int32(-1), np.int32(-1))
+_BATCH = 128
 # the harmless part of "fast": multiply-adds may be fused, but sums keep their order, and NaN and inf what they are
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
@@ -45,15 +47,13 @@ def _find_corners(x, y, z, level, rows):
 
 @njit(**_OPTIONS)
 def _new_batch(dtype):
-    """Room for a batch: cells, positions in the cell, slopes (each axis by axis), whether a cell is entered, rows."""
-    cells = np.empty((3, _BATCH), np.int32)
-    return (
-        cells,
-        np.empty((3, _BATCH), dtype),
-        np.empty((3, _BATCH), dtype),
-        np.empty(_BATCH, np.bool_),
+    """Room for a batch: cells, positions within them and slopes, each axis by axis; starts and table rows of runs."""
+    cells, starts, rows = (
+        np.empty((3, _BATCH), np.int32),
+        np.empty(_BATCH + 1, np.int64),
         np.empty((_BATCH, 8), np.int64),
     )
+    return cells, np.empty((3, _BATCH), dtype), np.empty((3, _BATCH), dtype), starts, rows
 
 
 @njit(**_OPTIONS)
@@ -74,46 +74,55 @@ def _locate(coordinates, level, scale, cube, cells, positions, slopes):
 
 
 @njit(**_OPTIONS)
-def _find_batch(points, table, level, scale, cube, cell, batch):
-    """Fill the batch from up to _BATCH points, given the cell of the point before; that of the last is returned."""
-    cells, positions, slopes, enters, rows = batch
+def _touch(table, rows):
+    """Sum of one value of each of 8 table rows, in pairs, so that no addition waits for more than two others."""
+    a, b = table[rows[0], 0] + table[rows[1], 0], table[rows[2], 0] + table[rows[3], 0]
+    c, d = table[rows[4], 0] + table[rows[5], 0], table[rows[6], 0] + table[rows[7], 0]
+    return (a + b) + (c + d)
+
+
+@njit(**_OPTIONS)
+def _find_runs(points, table, level, scale, cube, batch):
+    """Fill the batch from up to _BATCH points and return the number of runs of points that share a cell."""
+    cells, positions, slopes, starts, rows = batch
     for axis in range(3):
-        _locate(points[:, axis], level, scale, cube, cells[axis], positions[axis], slopes[axis])
-    touched = table.dtype.type(0)
-    for n in range(len(points)):
+        _locate(points[axis], level, scale, cube, cells[axis], positions[axis], slopes[axis])
+    num_runs, touched = 0, table.dtype.type(0)
+    for n in range(points.shape[1]):
         i, j, k = cells[0, n], cells[1, n], cells[2, n]
-        enters[n] = (i != cell[0]) | (j != cell[1]) | (k != cell[2])
-        if enters[n]:
-            cell = (i, j, k)
-            _find_corners(np.int64(i), np.int64(j), np.int64(k), level, rows[n])
-            for corner in range(8):
-                touched += table[rows[n, corner], 0]
-    return cell, touched
+        if n == 0 or i != cells[0, n - 1] or j != cells[1, n - 1] or k != cells[2, n - 1]:
+            _find_corners(np.int64(i), np.int64(j), np.int64(k), level, rows[num_runs])
+            touched += _touch(table, rows[num_runs])
+            starts[num_runs] = n
+            num_runs += 1
+    starts[num_runs] = points.shape[1]
+    return num_runs, touched
 
 
 @njit(**_OPTIONS)
-def _fetch(table, rows, polynomials):
-    """Turn the features at 8 table rows into coefficients (F, 8) of x^i y^j z^k, numbered i + 2 j + 4 k."""
-    for f in range(polynomials.shape[0]):
-        for corner in range(8):
-            polynomials[f, corner] = table[rows[corner], f]
-        for axis in (1, 2, 4):
-            for corner in range(8):
-                if corner & axis:
-                    polynomials[f, corner] -= polynomials[f, corner - axis]
+def _polynomial(table, rows, f):
+    """Coefficients of x^i y^j z^k, numbered i + 2 j + 4 k, that pass through feature f of 8 corners."""
+    a, x = table[rows[0], f], table[rows[1], f] - table[rows[0], f]
+    y, xy = table[rows[2], f], table[rows[3], f] - table[rows[2], f]
+    z, xz = table[rows[4], f], table[rows[5], f] - table[rows[4], f]
+    yz, xyz = table[rows[6], f], table[rows[7], f] - table[rows[6], f]
+    y, xy, yz, xyz = y - a, xy - x, yz - z, xyz - xz
+    return a, x, y, xy, z - a, xz - x, yz - y, xyz - xy
 
 
 @njit(**_OPTIONS)
-def _flush(polynomials, rows, grad_table):
-    """The transpose of :func:`_fetch`: coefficients' gradients are added to those of the 8 table rows, and emptied."""
-    for f in range(polynomials.shape[0]):
-        for axis in (1, 2, 4):
-            for corner in range(8):
-                if corner & axis:
-                    polynomials[f, corner - axis] -= polynomials[f, corner]
-        for corner in range(8):
-            grad_table[rows[corner], f] += polynomials[f, corner]
-            polynomials[f, corner] = 0
+def _add_polynomial(grad_table, rows, f, a, x, y, xy, z, xz, yz, xyz):
+    """The transpose of :func:`_polynomial`: gradients of the coefficients are added to those of the corners."""
+    a, y, z, yz = a - x, y - xy, z - xz, yz - xyz
+    a, x, z, xz = a - y, x - xy, z - yz, xz - xyz
+    grad_table[rows[0], f] += a - z
+    grad_table[rows[1], f] += x - xz
+    grad_table[rows[2], f] += y - yz
+    grad_table[rows[3], f] += xy - xyz
+    grad_table[rows[4], f] += z
+    grad_table[rows[5], f] += xz
+    grad_table[rows[6], f] += yz
+    grad_table[rows[7], f] += xyz
 
 
 @lru_cache
@@ -122,22 +131,19 @@ def encode_kernel(features: int) -> Callable[..., float]:
 
     @njit(**_OPTIONS)
     def encode(points, table, levels, scales, cube, level, start, stop, encoded):
-        batch = _, positions, _, enters, rows = _new_batch(table.dtype)
-        polynomials = np.empty((features, 8), table.dtype)
-        cell, sink = _NO_CELL, table.dtype.type(0)
+        batch = _, (x, y, z), _, starts, rows = _new_batch(table.dtype)
+        sink = table.dtype.type(0)
         for first in range(start, stop, _BATCH):
-            chunk = points[first : min(first + _BATCH, stop)]
-            cell, touched = _find_batch(chunk, table, levels[level], scales[level], cube, cell, batch)
+            chunk = points[:, first : min(first + _BATCH, stop)]
+            num_runs, touched = _find_runs(chunk, table, levels[level], scales[level], cube, batch)
             sink += touched
-            for n in range(len(chunk)):
-                if enters[n]:
-                    _fetch(table, rows[n], polynomials)
-                x, y, z = positions[0, n], positions[1, n], positions[2, n]
+            for run in range(num_runs):
                 for f in range(features):
-                    p = polynomials[f]
-                    value = p[0] + p[2] * y + (p[4] + p[6] * y) * z
-                    by_x = p[1] + p[3] * y + (p[5] + p[7] * y) * z
-                    encoded[first + n, level * features + f] = value + by_x * x
+                    p, px, py, pxy, pz, pxz, pyz, pxyz = _polynomial(table, rows[run], f)
+                    for n in range(starts[run], starts[run + 1]):
+                        value = p + py * y[n] + (pz + pyz * y[n]) * z[n]
+                        by_x = px + pxy * y[n] + (pxz + pxyz * y[n]) * z[n]
+                        encoded[first + n, level * features + f] = value + by_x * x[n]
         return sink
 
     return encode
@@ -149,26 +155,25 @@ def encode_with_jacobian_kernel(features: int) -> Callable[..., float]:
 
     @njit(**_OPTIONS)
     def encode_with_jacobian(points, table, levels, scales, cube, level, start, stop, encoded, jacobian):
-        batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
-        polynomials = np.empty((features, 8), table.dtype)
-        cell, sink = _NO_CELL, table.dtype.type(0)
+        batch = _, (x, y, z), (dx, dy, dz), starts, rows = _new_batch(table.dtype)
+        sink = table.dtype.type(0)
         for first in range(start, stop, _BATCH):
-            chunk = points[first : min(first + _BATCH, stop)]
-            cell, touched = _find_batch(chunk, table, levels[level], scales[level], cube, cell, batch)
+            chunk = points[:, first : min(first + _BATCH, stop)]
+            num_runs, touched = _find_runs(chunk, table, levels[level], scales[level], cube, batch)
             sink += touched
-            for n in range(len(chunk)):
-                if enters[n]:
-                    _fetch(table, rows[n], polynomials)
-                x, y, z = positions[0, n], positions[1, n], positions[2, n]
-                dx, dy, dz = slopes[0, n], slopes[1, n], slopes[2, n]
+            for run in range(num_runs):
                 for f in range(features):
-                    p, column = polynomials[f], level * features + f
-                    value = p[0] + p[2] * y + (p[4] + p[6] * y) * z
-                    by_x = p[1] + p[3] * y + (p[5] + p[7] * y) * z
-                    encoded[first + n, column] = value + by_x * x
-                    jacobian[first + n, 0, column] = by_x * dx
-                    jacobian[first + n, 1, column] = (p[2] + p[3] * x + (p[6] + p[7] * x) * z) * dy
-                    jacobian[first + n, 2, column] = (p[4] + p[5] * x + (p[6] + p[7] * x) * y) * dz
+                    column = level * features + f
+                    p, px, py, pxy, pz, pxz, pyz, pxyz = _polynomial(table, rows[run], f)
+                    for n in range(starts[run], starts[run + 1]):
+                        value = p + py * y[n] + (pz + pyz * y[n]) * z[n]
+                        by_x = px + pxy * y[n] + (pxz + pxyz * y[n]) * z[n]
+                        by_y = py + pxy * x[n] + (pyz + pxyz * x[n]) * z[n]
+                        by_z = pz + pxz * x[n] + (pyz + pxyz * x[n]) * y[n]
+                        encoded[first + n, column] = value + by_x * x[n]
+                        jacobian[first + n, 0, column] = by_x * dx[n]
+                        jacobian[first + n, 1, column] = by_y * dy[n]
+                        jacobian[first + n, 2, column] = by_z * dz[n]
         return sink
 
     return encode_with_jacobian
@@ -180,30 +185,27 @@ def scatter_kernel(features: int) -> Callable[..., float]:
 
     @njit(**_OPTIONS)
     def scatter(points, grad_features, levels, scales, cube, level, grad_table):
-        batch = _, positions, _, enters, rows = _new_batch(grad_table.dtype)
-        polynomials, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
-        cell, sink, stop = _NO_CELL, grad_table.dtype.type(0), points.shape[0]
-        for first in range(0, stop, _BATCH):
-            chunk = points[first : min(first + _BATCH, stop)]
-            cell, touched = _find_batch(chunk, grad_table, levels[level], scales[level], cube, cell, batch)
+        batch = _, (x, y, z), _, starts, rows = _new_batch(grad_table.dtype)
+        zero = sink = grad_table.dtype.type(0)
+        for first in range(0, points.shape[1], _BATCH):
+            chunk = points[:, first : first + _BATCH]
+            num_runs, touched = _find_runs(chunk, grad_table, levels[level], scales[level], cube, batch)
             sink += touched
-            for n in range(len(chunk)):
-                if enters[n]:
-                    _flush(polynomials, held_rows, grad_table)
-                    held_rows[:] = rows[n]
-                x, y, z = positions[0, n], positions[1, n], positions[2, n]
-                xy, xz, yz, xyz = x * y, x * z, y * z, x * y * z
+            for run in range(num_runs):
                 for f in range(features):
-                    p, grad = polynomials[f], grad_features[first + n, level * features + f]
-                    p[0] += grad
-                    p[1] += grad * x
-                    p[2] += grad * y
-                    p[3] += grad * xy
-                    p[4] += grad * z
-                    p[5] += grad * xz
-                    p[6] += grad * yz
-                    p[7] += grad * xyz
-        _flush(polynomials, held_rows, grad_table)
+                    p = px = py = pxy = pz = pxz = pyz = pxyz = zero
+                    for n in range(starts[run], starts[run + 1]):
+                        grad = grad_features[first + n, level * features + f]
+                        grad_y = grad * y[n]
+                        p += grad
+                        px += grad * x[n]
+                        py += grad_y
+                        pxy += grad_y * x[n]
+                        pz += grad * z[n]
+                        pxz += grad * z[n] * x[n]
+                        pyz += grad_y * z[n]
+                        pxyz += grad_y * z[n] * x[n]
+                    _add_polynomial(grad_table, rows[run], f, p, px, py, pxy, pz, pxz, pyz, pxyz)
         return sink
 
     return scatter
@@ -215,33 +217,32 @@ def scatter_with_jacobian_kernel(features: int) -> Callable[..., float]:
 
     @njit(**_OPTIONS)
     def scatter_with_jacobian(points, grad_features, grad_jacobian, levels, scales, cube, level, grad_table):
-        batch = _, positions, slopes, enters, rows = _new_batch(grad_table.dtype)
-        polynomials, held_rows = np.zeros((features, 8), grad_table.dtype), np.zeros(8, np.int64)
-        cell, sink, stop = _NO_CELL, grad_table.dtype.type(0), points.shape[0]
-        for first in range(0, stop, _BATCH):
-            chunk = points[first : min(first + _BATCH, stop)]
-            cell, touched = _find_batch(chunk, grad_table, levels[level], scales[level], cube, cell, batch)
+        batch = _, (x, y, z), (dx, dy, dz), starts, rows = _new_batch(grad_table.dtype)
+        zero = sink = grad_table.dtype.type(0)
+        for first in range(0, points.shape[1], _BATCH):
+            chunk = points[:, first : first + _BATCH]
+            num_runs, touched = _find_runs(chunk, grad_table, levels[level], scales[level], cube, batch)
             sink += touched
-            for n in range(len(chunk)):
-                if enters[n]:
-                    _flush(polynomials, held_rows, grad_table)
-                    held_rows[:] = rows[n]
-                x, y, z = positions[0, n], positions[1, n], positions[2, n]
+            for run in range(num_runs):
                 for f in range(features):
-                    p, column = polynomials[f], level * features + f
-                    grad = grad_features[first + n, column]
-                    by_x = grad_jacobian[first + n, 0, column] * slopes[0, n]
-                    by_y = grad_jacobian[first + n, 1, column] * slopes[1, n]
-                    by_z = grad_jacobian[first + n, 2, column] * slopes[2, n]
-                    p[0] += grad
-                    p[1] += grad * x + by_x
-                    p[2] += grad * y + by_y
-                    p[3] += (grad * x + by_x) * y + by_y * x
-                    p[4] += grad * z + by_z
-                    p[5] += (grad * x + by_x) * z + by_z * x
-                    p[6] += (grad * y + by_y) * z + by_z * y
-                    p[7] += ((grad * x + by_x) * y + by_y * x) * z + by_z * (x * y)
-        _flush(polynomials, held_rows, grad_table)
+                    column = level * features + f
+                    p = px = py = pxy = pz = pxz = pyz = pxyz = zero
+                    for n in range(starts[run], starts[run + 1]):
+                        grad = grad_features[first + n, column]
+                        by_x = grad_jacobian[first + n, 0, column] * dx[n]
+                        by_y = grad_jacobian[first + n, 1, column] * dy[n]
+                        by_z = grad_jacobian[first + n, 2, column] * dz[n]
+                        to_x, to_y = grad * x[n] + by_x, grad * y[n] + by_y
+                        to_xy = to_x * y[n] + by_y * x[n]
+                        p += grad
+                        px += to_x
+                        py += to_y
+                        pxy += to_xy
+                        pz += grad * z[n] + by_z
+                        pxz += to_x * z[n] + by_z * x[n]
+                        pyz += to_y * z[n] + by_z * y[n]
+                        pxyz += to_xy * z[n] + by_z * x[n] * y[n]
+                    _add_polynomial(grad_table, rows[run], f, p, px, py, pxy, pz, pxz, pyz, pxyz)
         return sink
 
     return scatter_with_jacobian
@@ -255,27 +256,26 @@ def contract_second_derivatives_kernel(features: int) -> Callable[..., float]:
     def contract_second_derivatives(
         points, table, grad_jacobian, levels, scales, cube, level, start, stop, grad_points
     ):
-        batch = _, positions, slopes, enters, rows = _new_batch(table.dtype)
-        polynomials = np.empty((features, 8), table.dtype)
-        cell, sink = _NO_CELL, table.dtype.type(0)
+        batch = _, (x, y, z), (dx, dy, dz), starts, rows = _new_batch(table.dtype)
+        sink = table.dtype.type(0)
         for first in range(start, stop, _BATCH):
-            chunk = points[first : min(first + _BATCH, stop)]
-            cell, touched = _find_batch(chunk, table, levels[level], scales[level], cube, cell, batch)
+            chunk = points[:, first : min(first + _BATCH, stop)]
+            num_runs, touched = _find_runs(chunk, table, levels[level], scales[level], cube, batch)
             sink += touched
-            for n in range(len(chunk)):
-                if enters[n]:
-                    _fetch(table, rows[n], polynomials)
-                x, y, z = positions[0, n], positions[1, n], positions[2, n]
-                dx, dy, dz = slopes[0, n], slopes[1, n], slopes[2, n]
+            for run in range(num_runs):
                 for f in range(features):
-                    p, column = polynomials[f], level * features + f
-                    by_xy, by_xz, by_yz = p[3] + p[7] * z, p[5] + p[7] * y, p[6] + p[7] * x
-                    to_x = grad_jacobian[first + n, 0, column] * dx
-                    to_y = grad_jacobian[first + n, 1, column] * dy
-                    to_z = grad_jacobian[first + n, 2, column] * dz
-                    grad_points[first + n, 0] += (by_xy * to_y + by_xz * to_z) * dx
-                    grad_points[first + n, 1] += (by_xy * to_x + by_yz * to_z) * dy
-                    grad_points[first + n, 2] += (by_xz * to_x + by_yz * to_y) * dz
+                    column = level * features + f
+                    _, _, _, pxy, _, pxz, pyz, pxyz = _polynomial(table, rows[run], f)
+                    for n in range(starts[run], starts[run + 1]):
+                        by_xy = (pxy + pxyz * z[n]) * dx[n] * dy[n]
+                        by_xz = (pxz + pxyz * y[n]) * dx[n] * dz[n]
+                        by_yz = (pyz + pxyz * x[n]) * dy[n] * dz[n]
+                        to_x = grad_jacobian[first + n, 0, column]
+                        to_y = grad_jacobian[first + n, 1, column]
+                        to_z = grad_jacobian[first + n, 2, column]
+                        grad_points[first + n, 0] += by_xy * to_y + by_xz * to_z
+                        grad_points[first + n, 1] += by_xy * to_x + by_yz * to_z
+                        grad_points[first + n, 2] += by_xz * to_x + by_yz * to_y
         return sink
 
     return contract_second_derivatives
