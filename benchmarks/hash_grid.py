@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-# idle OpenMP threads of torch otherwise spin and take the cores from the fast backend (2 to 25
-# times slower was seen on two cores); it has to be set before torch is imported
+# torch's OpenMP threads otherwise spin after every operation and take the cores from the fast backend's threads; it has
+# to be set before torch is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -78,7 +78,10 @@ def milliseconds(work: Callable[[], object], device: str) -> float:
 
 
 def peak_memory_mib(work: Callable[[], object], device: str) -> float:
-    """Memory that one call takes at its peak, on top of what was held before; NaN where it cannot be known."""
+    """Memory that one call takes at its peak, on top of what was held before; NaN where it cannot be known.
+
+    On CPU it is the process's, so that a few MiB which the allocator kept from earlier calls do not show.
+    """
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -110,8 +113,8 @@ def compare(case: Case, device: str, repeats: int) -> None:
         grids[backend](points).backward(weights)
 
     print(
-        f"\n{case.name}: {points.shape[:-1].numel():,} points {tuple(points.shape)}, {case.levels} levels "
-        f"{case.base_resolution} to {case.finest_resolution} x {case.features} features, 2^{case.log2_table_size} entries"
+        f"\n{case.name}: {points.shape[:-1].numel():,} points {tuple(points.shape)}, {case.levels} levels of "
+        f"{case.features} features, {case.base_resolution} to {case.finest_resolution}, 2^{case.log2_table_size} entries"
     )
     first_call_ms = milliseconds(lambda: forward_backward(fast), device)
     print(f"first call of {fast}, compiling or loading from its cache: {first_call_ms / 1e3:.1f} s")
@@ -124,8 +127,9 @@ def compare(case: Case, device: str, repeats: int) -> None:
     medians = {key: statistics.median(values) for key, values in times.items()}
     print(f"{'':20}{'forward ms':>12}{'+ backward ms':>16}{'peak MiB':>12}")
     for backend in grids:
+        for grid in grids.values():
+            grid.table.grad = None
         memory = peak_memory_mib(lambda backend=backend: forward_backward(backend), device)
-        grids[backend].table.grad = None
         row = medians["forward", backend], medians["forward_backward", backend], memory
         print(f"{backend:20}{row[0]:12.1f}{row[1]:16.1f}{row[2]:12.0f}")
     ratios = [medians[name, "reference"] / medians[name, fast] for name in ("forward", "forward_backward")]
