@@ -8,7 +8,17 @@ os.environ.setdefault("WANDB_MODE", "offline")
 import pytest
 import torch
 
+# read when triton is imported, by whomever: its kernels then run, slowly, on CPU tensors
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test starts from the same global randomness, whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -2,15 +2,11 @@
 
 import importlib.util
 import math
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
-
-if not torch.cuda.is_available():  # read when triton is imported: its kernels then run, slowly, on CPU tensors
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from ops.hash_grid.grid import HashGrid
 from ops.hash_grid.layout import grid_layout
