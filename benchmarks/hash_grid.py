@@ -114,7 +114,8 @@ def compare(case: Case, device: str, repeats: int) -> None:
 
     print(
         f"\n{case.name}: {points.shape[:-1].numel():,} points {tuple(points.shape)}, {case.levels} levels of "
-        f"{case.features} features, {case.base_resolution} to {case.finest_resolution}, 2^{case.log2_table_size} entries"
+        f"{case.features} features, {case.base_resolution} to {case.finest_resolution}, "
+        f"2^{case.log2_table_size} entries"
     )
     first_call_ms = milliseconds(lambda: forward_backward(fast), device)
     print(f"first call of {fast}, compiling or loading from its cache: {first_call_ms / 1e3:.1f} s")

@@ -85,6 +85,7 @@ def workplace(tmp_path, monkeypatch):
 def _command(*args, cwd):
     """The command in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(cwd), "COLUMNS": "200"}
+    environment.pop("WANDB_SERVICE", None)  # it would join the service that an earlier test left in this process
     return subprocess.run(
         [sys.executable, ROOT / "main.py", *args], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -61,8 +61,8 @@ def _assert_equal(weights: dict[str, torch.Tensor], others: dict[str, torch.Tens
         assert torch.equal(weight, others[name]), name
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def _environment(**changes: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)} | changes
 
 
 def test_a_run_killed_and_resumed_ends_as_the_one_left_alone(place, straight, monkeypatch):
@@ -122,7 +122,8 @@ def test_two_ranks_end_with_the_same_weights_from_different_rays(place, num_rank
         "torch.distributed.destroy_process_group()\n"
     )
     (place / "ranks.py").write_text(code)
-    subprocess.run([sys.executable, "ranks.py"], cwd=place, env=_environment(), check=True, timeout=300)
+    environment = _environment(OMP_NUM_THREADS="1")
+    subprocess.run([sys.executable, "ranks.py"], cwd=place, env=environment, check=True, timeout=300)
     (weights, batch), (other_weights, other_batch) = (
         torch.load(place / f"rank{rank}.pt", weights_only=True) for rank in range(num_ranks)
     )
