@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from ops.hash_grid.grid import HashGrid
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from ops.derivatives import derivatives_from_taps, tap_offsets
 from ops.encodings import fourier_encoding, inverted_sphere
+from ops.hash_grid.grid import HashGrid
 
 
 class SDFNetwork(nn.Module):
