@@ -25,6 +25,9 @@ class Checkpoint(ModelCheckpoint):
             save_last=True,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing over: a resumed run has a folder of its own, and what an earlier one saved stays as it is."""
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save what the run has come to."""
         super().on_train_end(trainer, pl_module)

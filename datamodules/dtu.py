@@ -17,15 +17,15 @@ import trimesh
 from torch import Tensor
 
 from datamodules.photographs import list_photographs, read_images, read_masks
-from datamodules.scene import Scene, SceneDataModule
-from datamodules.sparse_points import clean_sparse_points, read_tracks
+from datamodules.scene import Scene, SceneDataModule, SparsePoints
+from datamodules.sparse_points import PYCOLMAP, clean_sparse_points, read_tracks
 from ops.cameras import decompose_projection
 from ops.types import Observation
 
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
 IMAGE_FOLDERS = ("image", "images")
 MASK_FOLDERS = ("mask", "masks")
-SPARSE_POINTS = ("sparse_points.npz", "sparse/0")
+SPARSE_POINTS = ("sparse_points.npz", "sparse/0", "sfm_pts/points.npy")
 
 
 class DTU(SceneDataModule):
@@ -35,7 +35,8 @@ class DTU(SceneDataModule):
         root: Folder with the scans, or the folder of one scan.
         scan: Its number, or its folder's name.
         downscale: Whole factor by which photographs and masks are made smaller, by area averaging.
-        sparse_points: Points to read, .npz or COLMAP folder; null looks for sparse_points.npz and sparse/0 in the scan.
+        sparse_points: Points to read, .npz, COLMAP folder or .npy; null looks for sparse_points.npz, sparse/0 and
+            sfm_pts/points.npy in the scan.
         official_root: Folder of the official evaluation data, with Points/stl and SampleSet; null goes without truth.
         **kwargs: How batches are drawn, see ``SceneDataModule``.
     """
@@ -71,17 +72,22 @@ class DTU(SceneDataModule):
         scene = read_scan(folder, self.downscale)
         if self.official_root:
             scene = with_truth(scene, self.official_root, _scan_number(folder.name) or self.scan)
-        if "sparse_points" in self.reads:
-            found = [self.sparse_points] if self.sparse_points else [folder / name for name in SPARSE_POINTS]
-            path = next((path for path in found if path.exists()), None)
-            if path is None and self.sparse_points:
+        points = self._sparse_points(folder, scene)
+        return scene if points is None else dataclasses.replace(scene, sparse_points=points)
+
+    def _sparse_points(self, folder: Path, scene: Scene) -> SparsePoints | None:
+        found = [self.sparse_points] if self.sparse_points else [folder / name for name in SPARSE_POINTS]
+        path = next((path for path in found if path.exists()), None)
+        if path is None:
+            if self.sparse_points:
                 raise ValueError(f"{scene.name}: there are no sparse points at {self.sparse_points}")
-            if path is not None:
-                points = clean_sparse_points(read_tracks(path, scene), scene)
-                if len(points.points) == 0:
-                    raise ValueError(f"{scene.name}: none of the sparse points of {path} lies on the object")
-                scene = dataclasses.replace(scene, sparse_points=points)
-        return scene
+            return None
+        if path.is_dir() and not PYCOLMAP and "sparse_points" not in self.reads:
+            return None  # they would only be measured with
+        points = clean_sparse_points(read_tracks(path, scene), scene)
+        if len(points.points) == 0:
+            raise ValueError(f"{scene.name}: none of the sparse points of {path} lies on the object")
+        return points
 
 
 def _scan_number(name: str) -> int | None:

@@ -183,6 +183,8 @@ def object_batch(scene: Scene, views: list[int], downscale: int = 1) -> ObjectBa
         batch["surface_points"] = scene.surface_points[None]
     if scene.surface_normals is not None:
         batch["surface_normals"] = scene.surface_normals[None]
+    if scene.sparse_points is not None:
+        batch["sparse_points"] = scene.sparse_points.points[None]
     if scene.observation is not None:
         batch["observations"] = [scene.observation]
     return batch

@@ -1,5 +1,6 @@
 """Points triangulated from a scene's photographs, read from our own files or from COLMAP, and cleaned."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lightning_utilities.core.imports import RequirementCache
 from datamodules.scene import Scene, SparsePoints
 from ops.cameras import project
 
-_PYCOLMAP = RequirementCache("pycolmap")
+PYCOLMAP = RequirementCache("pycolmap")
 
 MIN_TRACK_LENGTH = 3
 MAX_REPROJECTION_ERROR = 1.0
@@ -77,14 +78,28 @@ def save_tracks(path: Path, tracks: Tracks, image_names: list[str]) -> None:
 
 
 def read_tracks(path: Path, scene: Scene) -> Tracks:
-    """Read an ``.npz`` of ``save_tracks`` or a COLMAP model's folder, in the normalised frame.
+    """Read an ``.npz`` of ``save_tracks``, a COLMAP model's folder or an ``.npy`` of bare points.
+
+    Bare points, (P, 3) in the normalised frame as Geo-NeuS keeps them, count as seen in every photograph.
+
+    Returns:
+        Points in the normalised frame.
 
     Raises:
         ValueError: the file is of another kind or of another scene.
     """
     if path.is_dir():
         return _read_colmap(path, scene)
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is broken or no NumPy file ({error}); expected points of "
+            "python -m datamodules.prepare.triangulate (.npz) or a (P, 3) array (.npy)"
+        ) from error
+    if isinstance(loaded, np.ndarray):
+        return _from_bare_points(loaded, path, len(scene.images))
+    with loaded as file:
         missing = {"points", "frame", "errors", "view_offsets", "view_point_index"} - set(file.files)
         if missing:
             raise ValueError(f"{path} lacks {sorted(missing)}; write it with python -m datamodules.prepare.triangulate")
@@ -99,13 +114,22 @@ def read_tracks(path: Path, scene: Scene) -> Tracks:
     return tracks if frame == "normalized" else _moved(tracks, np.linalg.inv(scene.normalized_to_dataset.numpy()))
 
 
+def _from_bare_points(points: np.ndarray, path: Path, num_views: int) -> Tracks:
+    if points.ndim != 2 or points.shape[1] < 3 or not np.issubdtype(points.dtype, np.floating):
+        raise ValueError(
+            f"{path} holds {points.dtype} of shape {points.shape}, expected (P, 3) points in the normalised frame"
+        )
+    everywhere = np.stack(np.meshgrid(np.arange(num_views), np.arange(len(points)), indexing="ij"), axis=-1)
+    return Tracks.from_entries(points[:, :3].astype(np.float64), np.zeros(len(points)), everywhere, num_views)
+
+
 def _moved(tracks: Tracks, matrix: np.ndarray) -> Tracks:
     points = tracks.points @ matrix[:3, :3].T + matrix[:3, 3]
     return Tracks(points, tracks.errors, tracks.view_offsets, tracks.view_point_index)
 
 
 def _read_colmap(folder: Path, scene: Scene) -> Tracks:
-    if not _PYCOLMAP:
+    if not PYCOLMAP:
         raise ModuleNotFoundError(f"reading the COLMAP model {folder} needs pycolmap: pip install pycolmap")
     import pycolmap
 

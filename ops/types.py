@@ -40,6 +40,7 @@ class ObjectBatch(TypedDict, total=False):
     voxels: Tensor  # (B, R, R, R) bool, [x, y, z] over [-0.5, 0.5]^3, voxel i centred at -0.5 + (i + 0.5) / R
     surface_points: Tensor  # (B, N, 3) float, samples of the true surface
     surface_normals: Tensor  # (B, N, 3) float, unit, outward
+    sparse_points: Tensor  # (B, P, 3) float, triangulated from all photographs; measures surfaces without a truth
     query_points: Tensor  # (B, M, 3) float
     query_occupancy: Tensor  # (B, M) bool, true is inside
     normalized_to_dataset: Tensor  # (B, 4, 4) float, similarity into the dataset's own frame and unit

@@ -129,6 +129,16 @@ def test_truth_is_read_into_the_normalised_frame(scan: Path, tmp_path: Path) -> 
     assert observation["projections"].shape == (5, 3, 4)
 
 
+def test_sparse_points_of_a_scan_are_there_to_measure_with_though_no_loss_reads_them(scan: Path) -> None:
+    (scan / "sfm_pts").mkdir()
+    np.save(scan / "sfm_pts/points.npy", np.zeros((1, 3)))
+    data = DTU(str(scan), 24, held_out=[1])
+    data.setup()
+    assert next(iter(data.test_dataloader()))["sparse_points"].shape == (1, 1, 3)
+    with pytest.raises(ValueError, match="there are no sparse points at elsewhere"):
+        DTU(str(scan), 24, sparse_points="elsewhere").setup()
+
+
 def test_a_wrong_root_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the root .*nowhere is no folder"):
         DTU(str(tmp_path / "nowhere"), 24).setup()

@@ -71,6 +71,34 @@ def test_points_of_another_scene_or_kind_are_refused(tmp_path: Path) -> None:
         read_tracks(tmp_path / "other.npz", toy_scene())
 
 
+def test_bare_points_count_as_seen_in_every_photograph(tmp_path: Path) -> None:
+    points = np.array([[0.05, 0, 0], [0, 0.02, 0], [0, 0, 1.2]], dtype=np.float32)
+    np.save(tmp_path / "points.npy", points)
+    tracks = read_tracks(tmp_path / "points.npy", toy_scene())
+    assert tracks.lengths.tolist() == [5, 5, 5]
+    cleaned = clean_sparse_points(tracks, toy_scene())
+    assert torch.equal(cleaned.points, torch.from_numpy(points[:2]))  # the third is outside the sphere
+    assert cleaned.view_offsets.tolist() == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (np.zeros((4, 2)), r"holds float64 of shape \(4, 2\), expected \(P, 3\) points"),
+        (np.array([[1], [2, 3]], dtype=object), "is broken or no NumPy file"),
+        (None, "is broken or no NumPy file"),
+    ],
+)
+def test_other_arrays_and_broken_files_are_named(tmp_path: Path, content: np.ndarray | None, problem: str) -> None:
+    path = tmp_path / "points.npy"
+    if content is None:
+        path.write_bytes(b"\x93NUMPY\x01\x00v")
+    else:
+        np.save(path, content, allow_pickle=True)
+    with pytest.raises(ValueError, match=rf"points\.npy {problem}"):
+        read_tracks(path, toy_scene())
+
+
 def test_the_similarity_between_moved_points_is_the_move() -> None:
     rng = np.random.default_rng(0)
     matrix = np.eye(4)
