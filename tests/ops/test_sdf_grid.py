@@ -1,6 +1,7 @@
 import torch
 
 from ops.rays import points_along, unit_sphere_intersection
+from ops.rendering import alpha_from_sdf, annealed_slope
 from ops.sdf_grid import SdfGrid
 
 
@@ -54,3 +55,25 @@ def test_sections_gather_at_the_surface_and_rays_past_it_are_skipped():
     surface = torch.tensor([2.5, 3 - (0.25 - 0.09) ** 0.5])
     assert (edges[[0, 2], 0] < surface).all()
     assert (edges[[0, 2], -1] > surface).all()
+
+
+def test_sections_that_tile_the_ray_give_grazing_rays_the_opacity_they_should_have(generator):
+    """A section centred on its sample, but as long as the way to the next one, counts some opacity twice: speckle."""
+    closest = 0.5 + 0.03 * torch.rand(400, generator=generator)
+    origins = torch.stack([closest, torch.zeros(400), torch.full((400,), -3.0)], dim=-1)
+    directions = torch.tensor([[0.0, 0, 1]]).expand(400, 3)
+    near, far, _ = unit_sphere_intersection(origins, directions)
+    inv_s = torch.tensor(300.0)
+    edges, _ = _grid().section_edges(origins, directions, near, far, 64, inv_s, generator)
+
+    def transmittance(distances):
+        points = points_along(origins, directions, distances)
+        slope = annealed_slope((points * directions[:, None]).sum(-1) / points.norm(dim=-1), 1.0)
+        return (1 - alpha_from_sdf(_sphere(points), slope, edges.diff(dim=-1), inv_s)).prod(dim=-1)
+
+    # the ray enters from far outside and is never deeper than where it comes closest
+    expected = torch.sigmoid(inv_s * (closest - 0.5))
+    tiled = (transmittance((edges[:, 1:] + edges[:, :-1]) / 2) - expected).abs()
+    centred = (transmittance(edges[:, :-1]) - expected).abs()
+    assert tiled.mean() < 0.005
+    assert centred.mean() > 3 * tiled.mean()
