@@ -54,8 +54,8 @@ def view_panel(renders: Renders, batch: ObjectBatch, i: int, *, max_views: int, 
 def shape_panel(shape: Shape, batch: ObjectBatch, i: int, *, size: int) -> Image.Image:
     """One row: the shape from a camera of the batch, or from the front, from the left and from the right above.
 
-    Before it stands the photograph, and after it the shape coloured by its distance to the true surface, where the
-    batch has them.
+    Before it stands the photograph, and after it the true surface and the shape coloured by its distance to that,
+    where the batch has them.
 
     Args:
         shape: not empty, in the dataset's frame.
@@ -78,6 +78,7 @@ def shape_panel(shape: Shape, batch: ObjectBatch, i: int, *, size: int) -> Image
         truth = Shape(batch["surface_points"][i].cpu().float()).transformed(to_shape.float()).vertices
         limit = DISTANCE_LIMIT * max((truth.amax(0) - truth.amin(0)).norm().item(), 1e-12)
         distances, _ = nearest_distances(shape.vertices, truth)
+        row.append(("truth, as points", picture(Shape(truth), *cameras[0][1:])))
         title = f"distance to truth, 0 to {DISTANCE_LIMIT:.0%} of its size"
         row.append((title, picture(Shape(shape.vertices, faces, heat(distances, limit)), *cameras[0][1:])))
     return grid([row], size)
