@@ -10,8 +10,8 @@ def voxel_cross_entropy(logits: Tensor, voxels: Tensor, reduction: Literal["sum"
     """Binary cross-entropy of a volume, summed over the voxels of an object or averaged; averaged over objects.
 
     The text of 3D-R2N2 (arXiv:1604.00449) sums over voxels, its released code averages, and so do the losses in its
-    tables, beside which an untrained network has ln 2 = 0.693. Its softmax over two channels, empty and occupied, is the sigmoid of
-    ``occupied - empty``, so that difference is the logit here.
+    tables, beside which an untrained network has ln 2 = 0.693. Its softmax over two channels, empty and occupied, is
+    the sigmoid of ``occupied - empty``, so that difference is the logit here.
 
     Args:
         logits: (B, R, R, R) of being occupied.
