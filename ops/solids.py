@@ -227,9 +227,7 @@ def _sample_frustum(size: np.ndarray, n: int, generator: np.random.Generator) ->
         along = (np.sqrt(below**2 + share * (above**2 - below**2)) - below) / (above - below)
     else:
         along = share
-    radius = np.where(
-        where == 2, below + along * (above - below), np.sqrt(share) * np.where(where == 1, above, below)
-    )
+    radius = np.where(where == 2, below + along * (above - below), np.sqrt(share) * np.where(where == 1, above, below))
     height = np.choose(where, [-half, half, (2 * along - 1) * half])
     cosine, sine = np.cos(angle), np.sin(angle)
     points = np.stack([radius * cosine, height, radius * sine], axis=1)
