@@ -1,8 +1,8 @@
 """Pack a tree of small files into few large ones.
 
 ``python -m datamodules.prepare.shapenet --root ShapeNet --output packed`` reads any layout that ``ShapeNet`` reads, and
-``--data.root packed`` reads what it writes, with the same samples bit for bit: no million of files to open, points drawn
-without reading the rest, and all workers of a machine share one copy in memory.
+``--data.root packed`` reads what it writes, with the same samples bit for bit: no million of files to open, points that
+are drawn without reading the rest, and one copy in memory for all workers of a machine.
 """
 
 import argparse
