@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from jsonargparse import ArgumentError, ArgumentParser
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
@@ -271,3 +272,28 @@ def test_a_split_without_training_objects_says_so() -> None:
 def test_the_table_of_who_has_what_agrees_with_the_datasets() -> None:
     for dataset in (ShapeNet, SyntheticObjects):
         assert {key for key, names in OBJECT_DATASETS_WITH.items() if dataset.__name__ in names} == dataset.provides
+
+
+def test_the_command_line_builds_a_collection_from_yaml_keys(tmp_path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    config = {
+        "class_path": "datamodules.synthetic.SyntheticObjects",
+        "init_args": {
+            "root": str(tmp_path),
+            "objects_per_category": 10,
+            "num_views": [1, 5],
+            "augment": ["crop", "flip", "background"],
+            "background_range": [225, 255],
+            "crop": 127,
+            "image_size": 127,
+            "categories": ["chair"],
+        },
+    }
+    data = parser.instantiate(parser.parse_object({"data": config})).data
+    assert isinstance(data, SyntheticObjects)
+    assert (data.num_views, data.transform.crop, data.transform.background_range) == ((1, 5), 127, (225, 255))
+    for name, value in (("augment", ["blur"]), ("num_views", "many"), ("croop", 3)):
+        wrong = {**config, "init_args": {**config["init_args"], name: value}}
+        with pytest.raises(ArgumentError, match=name):
+            parser.parse_object({"data": wrong})

@@ -11,6 +11,9 @@ from datamodules.splits import sorted_split, split_of_file
 OBJECTS = [ObjectName(f"m{number:02d}", category) for category in ("chair", "table") for number in (3, 1, 2, 0, 4)]
 
 
+CHAIR = "03001627"
+
+
 def names(members: list[int]) -> list[str]:
     return [f"{OBJECTS[index].category}/{OBJECTS[index].object_id}" for index in members]
 
@@ -33,14 +36,7 @@ def test_validation_is_taken_from_the_end_of_the_training_names_and_never_from_t
     ("content", "name"),
     [
         ([{"taxonomy_id": "03001627", "train": ["m00", "m01"], "val": ["m02"], "test": ["m03"]}], "pix2vox"),
-        (
-            {
-                "train": {"03001627": {"m00": [1, 2], "m01": [0]}},
-                "val": {"03001627": ["m02"]},
-                "test": {"03001627": ["m03"]},
-            },
-            "own",
-        ),
+        ({"train": {CHAIR: {"m00": [1, 2], "m01": [0]}}, "val": {CHAIR: ["m02"]}, "test": {CHAIR: ["m03"]}}, "own"),
         ({"train": ["chair/m00", "03001627/m01"], "val": ["chair/m02"], "test": ["chair/m03"]}, "own"),
     ],
     ids=["Pix2Vox", "Mesh R-CNN", "names"],
