@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from datamodules.shapenet_trees import ONetTree, R2N2Tree
 from ops.cameras import project
 from tests.datamodules.toy_objects import small_objects
 
-HAS_H5PY = __import__("importlib.util").util.find_spec("h5py") is not None
+HAS_H5PY = find_spec("h5py") is not None
 needs_h5py = pytest.mark.skipif(not HAS_H5PY, reason="h5py is not installed")
 
 WRITTEN = small_objects(("chair", "solid"), num_views=24, num_points=300)
@@ -120,6 +121,23 @@ def test_packed_objects_give_the_same_batches_bit_for_bit(
             assert a.keys() == b.keys()
             for key in a:
                 assert torch.equal(a[key], b[key]) if isinstance(a[key], Tensor) else a[key] == b[key], key
+
+
+def test_points_drawn_from_either_are_rows_of_the_whole_npz_file(
+    written: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pack_shapenet(written("onet"), tmp_path / "packed")
+    rows = np.random.default_rng(0).integers(300, size=1000)
+    for source in (open_shapenet(written("onet")), PackedObjects(tmp_path / "packed")):
+        index = source.index_of["chair", "chair_0003"]
+        with np.load(written("onet") / "03001627/chair_0003/points.npz", allow_pickle=False) as file:
+            points, occupancy = file["points"][rows], np.unpackbits(file["occupancies"])[:300][rows]
+        drawn_points, drawn_occupancy = source.queries(index, None, rows)
+        assert np.array_equal(drawn_points, points)
+        assert np.array_equal(drawn_occupancy, occupancy.astype(bool))
+        with np.load(written("onet") / "03001627/chair_0003/pointcloud.npz", allow_pickle=False) as file:
+            for drawn, kept in zip(source.surface(index, rows), (file["points"], file["normals"]), strict=True):
+                assert np.array_equal(drawn, kept[rows])
 
 
 def test_splits_are_those_of_the_layout_or_those_asked_for(written: Callable[[str], Path], tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def test_a_point_projects_to_where_the_image_shows_it(transform: ViewTransform) 
             out["images"], out["masks"], out["intrinsics"], out["camera_to_world"], strict=True
         ):
             (u, v), _ = (part[0] for part in project(MARK, intrinsics, pose))
+            assert 0 <= u < mask.shape[1]
+            assert 0 <= v < mask.shape[0]
             assert mask[int(v), int(u)] > 0.9
             assert image[0, int(v), int(u)] > image[1, int(v), int(u)] + 0.5
 
