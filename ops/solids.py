@@ -15,6 +15,7 @@ from ops import solid_kernels
 from ops.solid_kernels import BOX, ELLIPSOID, FRUSTUM
 
 _NOBODY = -1
+Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -135,23 +136,25 @@ class Part:
     """One convex part; see ``Solid`` for the meaning of ``size``."""
 
     kind: int
-    size: tuple[float, float, float]
-    center: tuple[float, float, float]
-    color: tuple[float, float, float]
+    size: Point
+    center: Point
+    color: Point
     rotation: np.ndarray
 
 
-def box(center, half, color, rotation=None) -> Part:
+def box(center: Point, half: Point, color: Point, rotation: np.ndarray | None = None) -> Part:
     """A box of half edges ``half``."""
     return Part(BOX, half, center, color, np.eye(3) if rotation is None else rotation)
 
 
-def ellipsoid(center, half, color, rotation=None) -> Part:
+def ellipsoid(center: Point, half: Point, color: Point, rotation: np.ndarray | None = None) -> Part:
     """An ellipsoid of half axes ``half``."""
     return Part(ELLIPSOID, half, center, color, np.eye(3) if rotation is None else rotation)
 
 
-def frustum(start, end, start_radius: float, end_radius: float, color) -> Part:
+def frustum(
+    start: Point | np.ndarray, end: Point | np.ndarray, start_radius: float, end_radius: float, color: Point
+) -> Part:
     """A round rod from ``start`` to ``end`` whose ends are discs: a cylinder, or a cone cut off where radii differ."""
     start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
     length = float(np.linalg.norm(end - start))
