@@ -81,6 +81,7 @@ def page(folder: Path, scores: dict[str, float], subtitle: str) -> str:
     title = f"{run.parent.name} / {run.name}" if run.name.startswith("version_") else run.name
     rows = _rows(folder / "objects.csv")
     counts = [f"{len(rows)} object{'s' if len(rows) > 1 else ''}"] if rows else []
+    counts += [f"split {name}" for name in dict.fromkeys(row.get("split", "") for row in rows) if name]
     num_empty = sum(row["is_empty"] == "True" for row in rows)
     counts += [f"{num_empty} empty"] if num_empty else []
     sections = {

@@ -17,7 +17,7 @@ from callbacks.results import gathered, object_ids, results_folder, write_whole
 from metrics.per_object import PerObjectMetric
 from ops.types import ObjectBatch, Reconstruction, Shape
 
-FACTS = ("object_index", "object_id", "category", "is_empty", "num_vertices", "num_faces")
+FACTS = ("object_index", "object_id", "category", "split", "is_empty", "num_vertices", "num_faces")
 MAX_PRINTED = 20
 
 Row = dict[str, Any]
@@ -56,6 +56,17 @@ class Score(Callback):
                 "remove one of them, from the default callbacks or from the experiment's"
             )
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what metrics remember: thresholds chosen on validation."""
+        # not state_dict: Lightning then refuses two scores of equal columns with a message of its own
+        checkpoint.setdefault("scores", {})[self.state_key] = [metric.state_dict() for metric in self.metrics]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take up what a checkpoint of the same columns remembers."""
+        states = checkpoint.get("scores", {}).get(self.state_key, [])
+        for metric, state in zip(self.metrics, states, strict=False):
+            metric.load_state_dict(state)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(pl_module)
 
@@ -73,7 +84,7 @@ class Score(Callback):
         self._update(outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        means = self._finish()
+        means = self._finish(is_validation=True)
         pl_module.log_dict({f"val/{name}": value for name, value in means.items()}, sync_dist=True)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +122,7 @@ class Score(Callback):
         if "shapes" in outputs:
             self._facts |= _facts(outputs["shapes"], batch)
 
-    def _finish(self) -> dict[str, float]:
+    def _finish(self, is_validation: bool = False) -> dict[str, float]:
         """Collect the rows of all ranks in ``rows`` and return each column's mean over distinct objects."""
         self.rows = {row["object_index"]: row for row in _merged(gathered(self._facts))}
         means: dict[str, float] = {}
@@ -123,6 +134,8 @@ class Score(Callback):
             with metric.sync_context():
                 for index, row in metric.rows().items():
                     self.rows.setdefault(index, {"object_index": index}).update(row)
+                if is_validation and hasattr(metric, "choose_threshold"):
+                    metric.choose_threshold()
             metric.reset()
         return means
 
@@ -133,22 +146,22 @@ def _scores(trainer: Trainer) -> list[Score]:
 
 def _obstacle(metric: PerObjectMetric, outputs: Reconstruction, batch: ObjectBatch) -> str | None:
     """Why a metric cannot score this batch, as a sentence; ``None`` if it can."""
-    output = "renders" if "renders" in metric.needs else "shapes"
+    output = getattr(metric, "output", "renders" if "renders" in metric.needs else "shapes")
     missing = sorted(metric.needs - {"renders"} - batch.keys())
     if missing:
         return f"no {type(metric).__name__}: the batch has no {', '.join(missing)}"
     # a method that renders nothing may return empty renders
-    return None if outputs.get(output) else f"no {type(metric).__name__}: the method returned no {output}"
+    has_output = outputs.get(output) is not None and len(outputs[output]) > 0
+    return None if has_output else f"no {type(metric).__name__}: the method returned no {output}"
 
 
 def _facts(shapes: list[Shape], batch: ObjectBatch) -> dict[int, Row]:
     facts = {}
-    categories = batch.get("category", [""] * len(shapes))
-    for shape, index, name, category in zip(
-        shapes, batch["object_index"].tolist(), object_ids(batch), categories, strict=True
-    ):
+    unknown = [""] * len(shapes)
+    words = zip(object_ids(batch), batch.get("category", unknown), batch.get("split", unknown), strict=True)
+    for shape, index, names in zip(shapes, batch["object_index"].tolist(), words, strict=True):
         num_faces = 0 if shape.faces is None else len(shape.faces)
-        values = (index, name, category, shape.is_empty, len(shape.vertices), num_faces)
+        values = (index, *names, shape.is_empty, len(shape.vertices), num_faces)
         facts[index] = dict(zip(FACTS, values, strict=True))
     return facts
 

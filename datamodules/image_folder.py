@@ -61,7 +61,7 @@ class ImageFolder(ObjectDataModule):
         """Everything is for prediction."""
         return "own pictures", {"test": list(range(len(source.objects)))}
 
-    def _check_reads(self, available: frozenset[str], name: str) -> None:
+    def check_reads(self, available: frozenset[str], name: str) -> None:
         # what else a method reads to learn, it does not need to predict
         if "images" not in self.reads:
             raise ValueError(

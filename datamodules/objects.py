@@ -2,34 +2,18 @@
 
 from abc import abstractmethod
 from functools import partial
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.base import DataModule
 from datamodules.object_source import PHOTOGRAPH_KEYS, ObjectSource, Rows
 from datamodules.object_stream import BatchDataset, EvalSampler, Request, StreamSampler, object_generator
 from datamodules.views import Augmentation, ViewTransform
 from ops.types import ObjectBatch
-
-_ALL = ("ShapeNet", "SyntheticObjects")
-OBJECT_DATASETS_WITH: dict[str, tuple[str, ...]] = {
-    "images": (*_ALL, "ImageFolder"),
-    "masks": (*_ALL, "ImageFolder"),
-    "intrinsics": _ALL,
-    "camera_to_world": _ALL,
-    "voxels": _ALL,
-    "surface_points": _ALL,
-    "surface_normals": _ALL,
-    "query_points": _ALL,
-    "query_occupancy": _ALL,
-    "normalized_to_dataset": _ALL,
-}
-"""Which collections of objects can fill a key, for the error of one that cannot."""
 
 CAMERA_KEYS = frozenset({"intrinsics", "camera_to_world"})
 SURFACE_KEYS = frozenset({"surface_points", "surface_normals"})
@@ -37,7 +21,7 @@ QUERY_KEYS = frozenset({"query_points", "query_occupancy"})
 STAGES = ("train", "val", "test")
 
 
-class ObjectDataModule(LightningDataModule):
+class ObjectDataModule(DataModule):
     """Base of every dataset that is a collection of objects.
 
     A training batch holds what the method reads; batches of validation and test hold all that the dataset knows.
@@ -69,11 +53,6 @@ class ObjectDataModule(LightningDataModule):
         reader: Name of the method, for errors.
     """
 
-    provides: frozenset[str]
-    """Keys that objects of this dataset may have; one copy on disk may have fewer."""
-    remedies: ClassVar[dict[str, str]] = {}
-    """What a user can do about a copy that lacks a key."""
-
     def __init__(
         self,
         *,
@@ -99,7 +78,7 @@ class ObjectDataModule(LightningDataModule):
         reads: set[str] | None = None,
         reader: str = "the method",
     ) -> None:
-        super().__init__()
+        super().__init__(frozenset(reads or ()), reader)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_views = (num_views, num_views) if isinstance(num_views, int) else tuple(num_views)
         self.num_query_points, self.num_surface_points = num_query_points, num_surface_points
@@ -109,11 +88,9 @@ class ObjectDataModule(LightningDataModule):
         self.eval_views = [0] if eval_views is None else eval_views
         self.eval_surface_points, self.eval_query_points = eval_surface_points, eval_query_points
         self.categories, self.num_workers, self.seed = categories, num_workers, seed
-        self.reads, self.reader = frozenset(reads or ()), reader
         self.source: ObjectSource | None = None
         self.split_name = ""
         self.positions: dict[str, list[int]] = {}
-        self._resumed_at = 0
         counts = {"batch_size": batch_size, "num_query_points": num_query_points}
         counts |= {"num_surface_points": num_surface_points, "eval_batch_size": self.eval_batch_size}
         for name, count in counts.items():
@@ -136,9 +113,9 @@ class ObjectDataModule(LightningDataModule):
         """
         if self.source is not None:
             return
-        self._check_reads(self.provides, type(self).__name__)
+        self.check_reads(self.provides, type(self).__name__)
         source = self.load_source()
-        self._check_reads(source.keys | {"normalized_to_dataset"}, source.name)
+        self.check_reads(source.keys | {"normalized_to_dataset"}, source.name)
         self._check_settings(source)
         self.split_name, positions = self.load_split(source)
         self.positions = {name: self._of_categories(source, positions.get(name, [])) for name in STAGES}
@@ -147,14 +124,6 @@ class ObjectDataModule(LightningDataModule):
         self.source = source
         counts = ", ".join(f"{len(self.positions[name])} {name}" for name in STAGES)
         rank_zero_info(f"{source.name}: split {self.split_name}, {counts} objects")
-
-    def _check_reads(self, available: frozenset[str], name: str) -> None:
-        for key in sorted(self.reads - available):
-            others = ", ".join(OBJECT_DATASETS_WITH.get(key, ())) or "no collection of objects"
-            remedy = f"{self.remedies[key]}; " if key in self.remedies else ""
-            raise ValueError(
-                f"{self.reader} reads {key!r}, which {name} does not have; {remedy}datasets that may have it: {others}"
-            )
 
     def _check_settings(self, source: ObjectSource) -> None:
         low, high = self.num_views if len(self.num_views) == 2 else (0, 0)
@@ -322,21 +291,6 @@ class ObjectDataModule(LightningDataModule):
     def _where(self, index: int) -> str:
         name = self.source.objects[index]
         return f"{self.source.name}, {name.category} {name.object_id}"
-
-    def batches_trained(self) -> int:
-        """Number of the batch at which training goes on."""
-        if self.trainer is None:
-            return self._resumed_at
-        # batches, not optimizer steps: the two differ where gradients accumulate
-        return max(self._resumed_at, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream of objects stands."""
-        return {"batches_trained": self.batches_trained()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the stream of objects go on where a saved run stood."""
-        self._resumed_at = state_dict["batches_trained"]
 
 
 def _surface(points: np.ndarray, normals: np.ndarray | None) -> dict[str, Tensor]:

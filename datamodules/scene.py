@@ -4,33 +4,16 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.base import DataModule
 from datamodules.rays import RayDataset
 from ops.cameras import pixel_centers, pixel_rays, project
 from ops.types import ObjectBatch, Observation, RayBatch
-
-_POSED = ("DTU", "SyntheticScene")
-DATASETS_WITH: dict[str, tuple[str, ...]] = {
-    "rays": _POSED,
-    "ray_masks": _POSED,
-    "sparse_points": ("DTU",),
-    "images": _POSED,
-    "masks": _POSED,
-    "intrinsics": _POSED,
-    "camera_to_world": _POSED,
-    "image_index": _POSED,
-    "surface_points": _POSED,
-    "surface_normals": ("SyntheticScene",),
-    "normalized_to_dataset": _POSED,
-    "observations": _POSED,
-}
-"""Which datasets can fill a key, for the error of one that cannot."""
 
 PHOTOGRAPH_KEYS = frozenset({"images", "intrinsics", "camera_to_world", "image_index"})
 
@@ -190,7 +173,7 @@ def object_batch(scene: Scene, views: list[int], downscale: int = 1) -> ObjectBa
     return batch
 
 
-class SceneDataModule(LightningDataModule):
+class SceneDataModule(DataModule):
     """Base of every dataset that is one scene of posed photographs.
 
     Args:
@@ -208,11 +191,6 @@ class SceneDataModule(LightningDataModule):
         reader: Name of the method, for errors.
     """
 
-    provides: frozenset[str]
-    """Keys that scenes of this dataset may have; one scene may have fewer."""
-    remedies: ClassVar[dict[str, str]] = {}
-    """What a user can do about a scene that lacks a key."""
-
     def __init__(
         self,
         *,
@@ -229,18 +207,15 @@ class SceneDataModule(LightningDataModule):
         reads: set[str] | None = None,
         reader: str = "the method",
     ) -> None:
-        super().__init__()
+        super().__init__(frozenset({"rays"} if reads is None else reads), reader)
         self.rays_per_batch, self.images_per_batch = rays_per_batch, images_per_batch
         self.foreground_share, self.mask_margin = foreground_share, mask_margin
         self.sparse_points_per_batch = sparse_points_per_batch
         self.held_out, self.val_views, self.eval_downscale = held_out, val_views, eval_downscale
         self.num_workers, self.seed = num_workers, seed
-        self.reads = frozenset({"rays"} if reads is None else reads)
-        self.reader = reader
         self.scene: Scene | None = None
         self.train_views: list[int] = []
         self.held_out_views: list[int] = []
-        self._resumed_at = 0
 
     @abstractmethod
     def load_scene(self) -> Scene:
@@ -254,21 +229,13 @@ class SceneDataModule(LightningDataModule):
         """
         if self.scene is not None:
             return
-        self._check_reads(self.provides, type(self).__name__)
+        self.check_reads(self.provides, type(self).__name__)
         scene = self.load_scene()
         check_scene(scene)
-        self._check_reads(scene.keys, scene.name)
+        self.check_reads(scene.keys, scene.name)
         self.train_views, self.held_out_views = split_views(scene.name, len(scene.images), self.held_out)
         self._check_sampling(scene)
         self.scene = scene
-
-    def _check_reads(self, available: frozenset[str], name: str) -> None:
-        for key in sorted(self.reads - available):
-            others = ", ".join(DATASETS_WITH.get(key, ())) or "none of those here"
-            remedy = f"{self.remedies[key]}; " if key in self.remedies else ""
-            raise ValueError(
-                f"{self.reader} reads {key!r}, which {name} does not have; {remedy}datasets that may have it: {others}"
-            )
 
     def _check_sampling(self, scene: Scene) -> None:
         if self.images_per_batch is not None and not 1 <= self.images_per_batch <= len(self.train_views):
@@ -326,21 +293,6 @@ class SceneDataModule(LightningDataModule):
         # every rank gets the one object: left to itself, Lightning would hand rank 1 nothing to predict and fail
         sampler = DistributedSampler(objects, num_replicas=1, rank=0, shuffle=False)
         return DataLoader(dataset=objects, batch_size=1, sampler=sampler, collate_fn=itemgetter(0))
-
-    def batches_trained(self) -> int:
-        """Number of the batch at which training goes on."""
-        if self.trainer is None:
-            return self._resumed_at
-        # batches, not optimizer steps: the two differ where gradients accumulate
-        return max(self._resumed_at, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream of batches stands."""
-        return {"batches_trained": self.batches_trained()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the stream of batches go on where a saved run stood."""
-        self._resumed_at = state_dict["batches_trained"]
 
 
 class RayLoader(DataLoader):

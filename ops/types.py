@@ -48,6 +48,7 @@ class ObjectBatch(TypedDict, total=False):
     object_index: Tensor  # (B,) int, position in the split
     object_id: list[str]  # B names, for tables and files
     category: list[str]  # B names
+    split: list[str]  # B names of the split that each object is tested in, as in "r2n2/test"
 
 
 class RayBatch(TypedDict, total=False):

@@ -37,6 +37,7 @@ def test_means_are_those_of_the_rows_and_an_empty_shape_is_scored_and_counted(tm
         "object_index": "3",
         "object_id": "thing/3",
         "category": "odd",
+        "split": "",
         "is_empty": "True",
         "num_vertices": "0",
         "num_faces": "0",
