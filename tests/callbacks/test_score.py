@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from callbacks.score import Score
+from metrics.volume import VoxelIoU
 from tests.callbacks.toy import Brightness, Size, ToyMethod, Volume, loader, run, sample, trainer
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +134,40 @@ def test_without_a_logger_nothing_is_written(
     tester.test(ToyMethod(), loader(2), verbose=False)
     assert tester.callback_metrics["test/size"] == 1.5
     assert not list(tmp_path.rglob("*.csv"))
+
+
+class Half(LightningModule):
+    """Predicts voxels that agree with the truth at one threshold in validation, and at another in a test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+        return self.weight.square().sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+    def validation_step(self, batch: dict, batch_idx: int) -> dict[str, torch.Tensor]:
+        return {"voxels": torch.where(batch["voxels"], 0.35, 0.25)}
+
+    def test_step(self, batch: dict, batch_idx: int) -> dict[str, torch.Tensor]:
+        return {"voxels": torch.where(batch["voxels"], 0.9, 0.4)}
+
+
+def test_a_threshold_chosen_on_validation_is_kept_in_the_checkpoint_and_used_in_the_test(tmp_path: Path) -> None:
+    voxels = torch.zeros(4, 4, 4, dtype=torch.bool)
+    voxels[:2] = True
+    objects = DataLoader([{"voxels": voxels, "object_index": k} for k in range(3)], batch_size=2)
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    fitting = Trainer(max_epochs=1, default_root_dir=tmp_path, callbacks=[Score([VoxelIoU()])], **quiet)
+    fitting.fit(Half(), objects, objects)
+    checkpoint = fitting.checkpoint_callback.best_model_path
+    testing = Trainer(default_root_dir=tmp_path, callbacks=[Score([VoxelIoU()])], **quiet)
+    (means,) = testing.test(Half(), objects, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    assert means["test/voxel_iou_chosen_threshold"] == pytest.approx(0.3)
+    assert means["test/voxel_iou_chosen"] == pytest.approx(0.5)  # 0.5 would have been right here
 
 
 def test_seven_objects_on_two_ranks_give_the_table_and_the_means_of_one(tmp_path: Path) -> None:
