@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from losses.occupancy import occupancy_squared_error
 from methods.objects import ObjectMethod, check_image_size, check_voxel_resolution, single_view
 from methods.weights import load_weights
 from ops.mise import extract_mise
@@ -238,7 +239,7 @@ class IMNetAutoencoder(ObjectMethod):
     def training_step(self, batch: ObjectBatch, batch_idx: int) -> Tensor:
         """Mean squared error of the occupancies of query points."""
         predicted = self.decoder(batch["query_points"], self.code(batch))
-        loss = F.mse_loss(predicted, batch["query_occupancy"].to(predicted))
+        loss = occupancy_squared_error(predicted, batch["query_occupancy"])
         self.log("train/loss", loss.detach())
         return loss
 
@@ -246,7 +247,7 @@ class IMNetAutoencoder(ObjectMethod):
         """The same error on held-out objects."""
         pairs = zip(batch["query_points"].split(1), self.code(batch).split(1), strict=True)
         predicted = torch.cat([self.decoder(*pair) for pair in pairs])
-        error = F.mse_loss(predicted, batch["query_occupancy"].to(predicted))
+        error = occupancy_squared_error(predicted, batch["query_occupancy"])
         self.log("val/squared_error", error, batch_size=len(predicted), sync_dist=True)
 
     @torch.no_grad()

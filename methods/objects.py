@@ -1,6 +1,7 @@
 """What methods that learn one network over many objects share: initial weights, randomness and what they may be fed."""
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
@@ -30,9 +31,29 @@ class ObjectMethod(Method):
     def load_initial_weights(self) -> None:
         """Load the files that the arguments name, before the first step of a run."""
 
-    def setup(self, stage: str) -> None:
-        """Load initial weights, once, unless a checkpoint is about to be loaded: then their files need not exist."""
-        if not self._has_initial_weights and self.trainer.ckpt_path is None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Weights of a checkpoint stand for all others; the files that it once started from need not exist."""
+        super().on_load_checkpoint(checkpoint)
+        self._has_initial_weights = True
+
+    def on_fit_start(self) -> None:
+        """Load initial weights, unless there are some already."""
+        self._start()
+
+    def on_validation_start(self) -> None:
+        """As for fit."""
+        self._start()
+
+    def on_test_start(self) -> None:
+        """As for fit."""
+        self._start()
+
+    def on_predict_start(self) -> None:
+        """As for fit."""
+        self._start()
+
+    def _start(self) -> None:
+        if not self._has_initial_weights:
             self.load_initial_weights()
         self._has_initial_weights = True
 

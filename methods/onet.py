@@ -171,7 +171,7 @@ class OccupancyNetwork(ObjectMethod):
         """The intersection over union at held-out query points, by which the authors choose their checkpoint."""
         points, occupancy = batch["query_points"], batch["query_occupancy"]
         # object by object: a validation batch may hold all 100,000 points of each
-        pairs = zip(points.split(1), self._test_code(batch).split(1), strict=True)
+        pairs = zip(points.split(1), self.test_code(batch).split(1), strict=True)
         logits = torch.cat([self.decoder(*pair) for pair in pairs])
         predicted = logits > self.level
         union = (predicted | occupancy).sum(-1)
@@ -185,7 +185,7 @@ class OccupancyNetwork(ObjectMethod):
         """The logit on the surface."""
         return math.log(self.threshold / (1 - self.threshold))
 
-    def _test_code(self, batch: ObjectBatch) -> Tensor:
+    def test_code(self, batch: ObjectBatch) -> Tensor:
         """Codes that are a function of each object and its index alone; of the prior where nothing is read."""
         generators = object_generators(batch, _num_objects(batch))
         if self.latent_encoder is None:
@@ -196,7 +196,7 @@ class OccupancyNetwork(ObjectMethod):
     @torch.no_grad()
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:
         """The mesh on which the occupancy is ``threshold``."""
-        return [self._mesh(self.field(code[None])) for code in self._test_code(batch)]
+        return [self._mesh(self.field(code[None])) for code in self.test_code(batch)]
 
     def field(self, code: Tensor) -> Field:
         """The level minus the logit, for one object's (1, C) code."""
