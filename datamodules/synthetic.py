@@ -1,4 +1,4 @@
-"""Photographs of an analytic scene, with exact cameras, masks, depth and surface: no download, seconds to make.
+"""What needs no download: photographs of an analytic scene, and a collection of procedural objects; seconds to make.
 
 ``python -m datamodules.synthetic --scene knot --output DIR`` writes one in the NeuS layout, which ``DTU`` reads.
 """
@@ -16,11 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules import choy, packed, synthetic_objects
+from datamodules.object_source import ObjectSource
+from datamodules.objects import ObjectDataModule
+from datamodules.packed import PackedObjects, pack
 from datamodules.prepare.neus_layout import write_neus_layout
 from datamodules.scene import Scene, SceneDataModule
-from ops import analytic_surfaces, cameras, scenes, sphere_tracing
+from datamodules.synthetic_objects import ProceduralObjects
+from ops import analytic_surfaces, cameras, furniture, scenes, solid_kernels, solids, sphere_tracing
 from ops.analytic_surfaces import sample_analytic_surface
 from ops.cameras import look_at
+from ops.furniture import CATEGORIES
 from ops.scenes import SCENES, AnalyticScene
 from ops.sphere_tracing import photograph
 from ops.types import Observation
@@ -124,6 +130,68 @@ class SyntheticScene(SceneDataModule):
     def write_neus_layout(self, folder: str | Path) -> None:
         """Write ``image/``, ``mask/`` and ``cameras_sphere.npz`` as NeuS and the DTU DataModule read them."""
         write_neus_layout(self.scene or self.load_scene(), Path(folder))
+
+
+class SyntheticObjects(ObjectDataModule):
+    """Furniture and plain solids of seven categories, known exactly, with pictures by Choy's cameras.
+
+    Args:
+        root: Folder that keeps what was made, so that it is made once.
+        objects_per_category: Objects of each category; seven in ten are for training, one for validation, two for test.
+        pictures: Pictures of each object.
+        picture_size: Their height and width in pixels.
+        categories: Which of bench, cabinet, chair, lamp, sofa, solid and table; null is all.
+        object_seed: Other seeds make other objects.
+        **kwargs: How batches are drawn, see ``ObjectDataModule``.
+    """
+
+    provides = ProceduralObjects.keys | {"normalized_to_dataset"}
+
+    def __init__(
+        self,
+        root: str = "data/synthetic",
+        objects_per_category: int = 30,
+        pictures: int = 24,
+        picture_size: int = choy.IMAGE_SIZE,
+        categories: list[str] | None = None,
+        object_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(categories=categories, **kwargs)
+        names = sorted(CATEGORIES if categories is None else set(categories))
+        unknown = sorted(set(names) - set(CATEGORIES))
+        if unknown:
+            raise ValueError(
+                f"categories: there are no procedural {', '.join(unknown)}; there are {', '.join(CATEGORIES)}"
+            )
+        if not names or not 10 <= objects_per_category <= 10_000:
+            raise ValueError(
+                f"objects_per_category is {objects_per_category}, of {len(names)} categories; expected 10 (one round of "
+                "the split) to 10000, and at least one category"
+            )
+        self.procedural = ProceduralObjects(names, objects_per_category, pictures, picture_size, seed=object_seed)
+        self.path = Path(root) / f"objects_{objects_per_category}x{len(names)}_{self._checksum()}"
+
+    def _checksum(self) -> str:
+        made = self.procedural
+        digest = hashlib.sha256(repr((made.objects, made.num_views, made.picture_size, made.seed)).encode())
+        for module in (choy, packed, synthetic_objects, furniture, solid_kernels, solids):
+            digest.update(Path(module.__file__).read_bytes())
+        return digest.hexdigest()[:12]
+
+    def prepare_data(self) -> None:
+        """Make the objects, unless that was done before."""
+        if not self.path.exists():
+            pack(self.procedural, self.path)
+
+    def load_source(self) -> PackedObjects:
+        """Open the objects, making them first where they are not there."""
+        self.prepare_data()
+        return PackedObjects(self.path)
+
+    def load_split(self, source: ObjectSource) -> tuple[str, dict[str, list[int]]]:
+        """The one split there is, by names."""
+        return "synthetic", source.splits()["synthetic"]
 
 
 def projections(intrinsics: Tensor, camera_to_world: Tensor, normalized_to_dataset: Tensor) -> Tensor:

@@ -1,0 +1,345 @@
+"""Collections of objects: the DataModule of every dataset that is many small things rather than one scene."""
+
+from abc import abstractmethod
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.object_source import PHOTOGRAPH_KEYS, ObjectSource, Rows
+from datamodules.object_stream import BatchDataset, EvalSampler, Request, StreamSampler, object_generator
+from datamodules.views import Augmentation, ViewTransform
+from ops.types import ObjectBatch
+
+_ALL = ("ShapeNet", "SyntheticObjects")
+OBJECT_DATASETS_WITH: dict[str, tuple[str, ...]] = {
+    "images": (*_ALL, "ImageFolder"),
+    "masks": (*_ALL, "ImageFolder"),
+    "intrinsics": _ALL,
+    "camera_to_world": _ALL,
+    "voxels": _ALL,
+    "surface_points": _ALL,
+    "surface_normals": _ALL,
+    "query_points": _ALL,
+    "query_occupancy": _ALL,
+    "normalized_to_dataset": _ALL,
+}
+"""Which collections of objects can fill a key, for the error of one that cannot."""
+
+SURFACE_KEYS = frozenset({"surface_points", "surface_normals"})
+QUERY_KEYS = frozenset({"query_points", "query_occupancy"})
+STAGES = ("train", "val", "test")
+
+
+class ObjectDataModule(LightningDataModule):
+    """Base of every dataset that is a collection of objects.
+
+    A training batch holds what the method reads; batches of validation and test hold all that the dataset knows.
+
+    Args:
+        batch_size: Objects in a training batch, for each process.
+        eval_batch_size: Objects in a batch of validation, test and prediction; null is batch_size.
+        num_views: Views of each training object, drawn without repetition; two numbers are the fewest and the most, of
+            which one is drawn for each batch.
+        num_query_points: Query points of each training object, drawn with repetition (Occupancy Networks); of IM-Net's
+            sets a random run of that length.
+        num_surface_points: Surface samples of each training object, drawn with repetition.
+        query_resolution: Train on IM-Net's query points of this resolution (16, 32 or 64); null on uniform ones.
+        query_noise: Standard deviation of the noise on training query points that are kept in half precision, which
+            hides its lattice (Occupancy Networks).
+        voxel_resolution: Edge of the grid of voxels.
+        image_size: Height and width of the images; null keeps what the crop leaves.
+        crop: Edge of the square cut from each picture before resizing; null takes all of it.
+        background: Grey level behind pictures with alpha.
+        background_range: Lowest and highest level of each channel of a random background.
+        augment: What is random in training: crop, flip, background, zoom.
+        eval_views: Numbers of the views shown in validation, test and prediction.
+        eval_surface_points: Most surface samples of an object in validation and test.
+        eval_query_points: Most query points of an object in validation and test.
+        categories: Names of the categories to use; null is all.
+        num_workers: Processes that make batches beside the training process.
+        seed: Seed of all that is random.
+        reads: Keys that a training batch must hold. The command line takes them from the method.
+        reader: Name of the method, for errors.
+    """
+
+    provides: frozenset[str]
+    """Keys that objects of this dataset may have; one copy on disk may have fewer."""
+    remedies: ClassVar[dict[str, str]] = {}
+    """What a user can do about a copy that lacks a key."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_views: int | list[int] = 1,
+        num_query_points: int = 2048,
+        num_surface_points: int = 2048,
+        query_resolution: int | None = None,
+        query_noise: float = 1e-4,
+        voxel_resolution: int = 32,
+        image_size: int | None = None,
+        crop: int | None = None,
+        background: int = 255,
+        background_range: list[int] | None = None,
+        augment: list[Augmentation] | None = None,
+        eval_views: list[int] | None = None,
+        eval_surface_points: int = 100_000,
+        eval_query_points: int = 100_000,
+        categories: list[str] | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        reads: set[str] | None = None,
+        reader: str = "the method",
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_views = (num_views, num_views) if isinstance(num_views, int) else tuple(num_views)
+        self.num_query_points, self.num_surface_points = num_query_points, num_surface_points
+        self.query_resolution, self.query_noise, self.voxel_resolution = query_resolution, query_noise, voxel_resolution
+        levels = (225, 255) if background_range is None else tuple(background_range)
+        self.transform = ViewTransform(image_size, crop, background, levels, frozenset(augment or ()))
+        self.eval_views = [0] if eval_views is None else eval_views
+        self.eval_surface_points, self.eval_query_points = eval_surface_points, eval_query_points
+        self.categories, self.num_workers, self.seed = categories, num_workers, seed
+        self.reads, self.reader = frozenset(reads or ()), reader
+        self.source: ObjectSource | None = None
+        self.split_name = ""
+        self.positions: dict[str, list[int]] = {}
+        self._resumed_at = 0
+        counts = {"batch_size": batch_size, "num_query_points": num_query_points}
+        counts |= {"num_surface_points": num_surface_points, "eval_batch_size": self.eval_batch_size}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name} is {count}, expected at least 1")
+
+    @abstractmethod
+    def load_source(self) -> ObjectSource:
+        """Open the collection; called once in every process."""
+
+    @abstractmethod
+    def load_split(self, source: ObjectSource) -> tuple[str, dict[str, list[int]]]:
+        """The split's name, and the positions in ``source.objects`` that are ``train``, ``val`` and ``test``."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the collection, check that it has what the method reads, and split it.
+
+        Raises:
+            ValueError: something is missing or does not fit.
+        """
+        if self.source is not None:
+            return
+        self._check_reads(self.provides, type(self).__name__)
+        source = self.load_source()
+        self._check_reads(source.keys, source.name)
+        self._check_settings(source)
+        self.split_name, positions = self.load_split(source)
+        self.positions = {name: self._of_categories(source, positions.get(name, [])) for name in STAGES}
+        if not any(self.positions.values()):
+            raise ValueError(f"{source.name}: the split {self.split_name!r} has none of the objects that are there")
+        self.source = source
+        counts = ", ".join(f"{len(self.positions[name])} {name}" for name in STAGES)
+        rank_zero_info(f"{source.name}: split {self.split_name}, {counts} objects")
+
+    def _check_reads(self, available: frozenset[str], name: str) -> None:
+        for key in sorted(self.reads - available):
+            others = ", ".join(OBJECT_DATASETS_WITH.get(key, ())) or "no collection of objects"
+            remedy = f"{self.remedies[key]}; " if key in self.remedies else ""
+            raise ValueError(
+                f"{self.reader} reads {key!r}, which {name} does not have; {remedy}datasets that may have it: {others}"
+            )
+
+    def _check_settings(self, source: ObjectSource) -> None:
+        low, high = self.num_views if len(self.num_views) == 2 else (0, 0)
+        if self.reads & PHOTOGRAPH_KEYS and not 1 <= low <= high <= source.num_views:
+            raise ValueError(
+                f"num_views is {self.num_views}, but objects of {source.name} have {source.num_views} views; expected "
+                "a number, or the fewest and the most, from 1 to that"
+            )
+        wrong = [view for view in self.eval_views if not 0 <= view < source.num_views]
+        if "images" in source.keys and (wrong or not self.eval_views):
+            raise ValueError(
+                f"eval_views {self.eval_views}: objects of {source.name} have views 0 to {source.num_views - 1}"
+            )
+        if "voxels" in self.reads and self.voxel_resolution not in source.voxel_resolutions:
+            raise ValueError(
+                f"voxel_resolution is {self.voxel_resolution}, but {source.name} has voxels of "
+                f"{', '.join(map(str, source.voxel_resolutions))}"
+            )
+        if self.reads & QUERY_KEYS and self.query_resolution not in source.query_sets:
+            there = ", ".join("null" if name is None else str(name) for name in source.query_sets)
+            query_set = "null" if self.query_resolution is None else self.query_resolution
+            raise ValueError(f"query_resolution is {query_set}, but {source.name} has query points of {there}")
+
+    def _of_categories(self, source: ObjectSource, positions: list[int]) -> list[int]:
+        if self.categories is None:
+            return positions
+        there = {name.category for name in source.objects}
+        unknown = sorted(set(self.categories) - there)
+        if unknown:
+            raise ValueError(
+                f"categories: {source.name} has no {', '.join(unknown)}; it has {', '.join(sorted(there))}"
+            )
+        return [position for position in positions if source.objects[position].category in self.categories]
+
+    def train_dataloader(self) -> DataLoader:
+        """Random batches of the training objects; each epoch goes on where the last one stopped."""
+        positions = self._objects_of("train")
+        sampler = StreamSampler(
+            len(positions),
+            self.batch_size,
+            self.num_views,
+            self.seed,
+            self.trainer.global_rank if self.trainer else 0,
+            self.trainer.world_size if self.trainer else 1,
+            self.batches_trained,
+        )
+        return self._loader(BatchDataset(partial(self._train_batch, positions), len(positions)), sampler)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Every validation object; no loader where the split has none."""
+        return self._eval_loader("val") if self.positions["val"] else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Every test object."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """As for test."""
+        return self.test_dataloader()
+
+    def _objects_of(self, stage: str) -> list[int]:
+        if not self.positions[stage]:
+            raise ValueError(
+                f"{self.source.name}: the split {self.split_name!r} has no {stage} objects"
+                + (f" of {', '.join(self.categories)}" if self.categories else "")
+            )
+        return self.positions[stage]
+
+    def _eval_loader(self, stage: str) -> DataLoader:
+        positions = self._objects_of(stage)
+        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EvalSampler(len(positions), self.eval_batch_size, rank, num_ranks)
+        return self._loader(BatchDataset(partial(self._eval_batch, stage, positions), len(positions)), sampler)
+
+    def _loader(self, dataset: BatchDataset, sampler: StreamSampler | EvalSampler) -> DataLoader:
+        return DataLoader(
+            dataset=dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _train_batch(self, positions: list[int], request: Request) -> ObjectBatch:
+        rows = []
+        for position, slot in zip(request.positions, request.slots, strict=True):
+            rows.append(self._drawn(positions[position], request.num_views, object_generator(self.seed, slot)))
+        return self._batch(positions, request, rows)
+
+    def _eval_batch(self, stage: str, positions: list[int], request: Request) -> ObjectBatch:
+        batch = self._batch(positions, request, [self._shown(positions[position]) for position in request.positions])
+        batch["split"] = [f"{self.split_name}/{stage}"] * len(request.positions)
+        return batch
+
+    def _batch(self, positions: list[int], request: Request, rows: list[dict[str, Tensor]]) -> ObjectBatch:
+        names = [self.source.objects[positions[position]] for position in request.positions]
+        batch = ObjectBatch(
+            object_index=torch.tensor(request.positions),
+            object_id=[name.object_id for name in names],
+            category=[name.category for name in names],
+            normalized_to_dataset=torch.eye(4).repeat(len(names), 1, 1),
+        )
+        for key in rows[0]:
+            sizes = {tuple(row[key].shape) for row in rows}
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"{self.source.name}: {key} has different sizes in one batch, {sorted(sizes)}, among "
+                    f"{', '.join(batch['object_id'])}; set image_size for pictures of several sizes, a lower "
+                    "eval_surface_points or eval_query_points for points, or eval_batch_size to 1"
+                )
+            batch[key] = torch.stack([row[key] for row in rows])
+        return batch
+
+    def _drawn(self, index: int, num_views: int, generator: np.random.Generator) -> dict[str, Tensor]:
+        """What the method reads of one training object."""
+        source, row = self.source, {}
+        if self.reads & PHOTOGRAPH_KEYS:
+            views = generator.choice(source.num_views, num_views, replace=False)
+            row |= self.transform(source.views(index, views.tolist()), self._where(index), generator)
+        if "voxels" in self.reads:
+            row["voxels"] = torch.from_numpy(source.voxels(index, self.voxel_resolution))
+        if self.reads & SURFACE_KEYS:
+            rows = generator.integers(source.num_surface_points(index), size=self.num_surface_points)
+            row |= _surface(*source.surface(index, rows))
+        if self.reads & QUERY_KEYS:
+            row |= self._drawn_queries(index, generator)
+        return {key: value for key, value in row.items() if key in self.reads}
+
+    def _drawn_queries(self, index: int, generator: np.random.Generator) -> dict[str, Tensor]:
+        count, wanted = self.source.num_query_points(index, self.query_resolution), self.num_query_points
+        rows: Rows
+        if self.query_resolution is None:
+            rows = generator.integers(count, size=wanted)
+        else:
+            first = int(generator.integers(max(count // wanted, 1))) * wanted
+            rows = slice(first, min(first + wanted, count))
+        points, occupancy = self.source.queries(index, self.query_resolution, rows)
+        is_coarse = points.dtype == np.float16 and self.query_resolution is None
+        points = points.astype(np.float32)
+        if is_coarse and self.query_noise:
+            points += np.float32(self.query_noise) * generator.standard_normal(points.shape, dtype=np.float32)
+        return {"query_points": torch.from_numpy(points), "query_occupancy": torch.from_numpy(occupancy)}
+
+    def _shown(self, index: int) -> dict[str, Tensor]:
+        """All that is known of one object, nothing of it random."""
+        source, row = self.source, {}
+        if "images" in source.keys:
+            row |= self.transform(source.views(index, self.eval_views), self._where(index))
+        if self.voxel_resolution in source.voxel_resolutions:
+            row["voxels"] = torch.from_numpy(source.voxels(index, self.voxel_resolution))
+        if "surface_points" in source.keys:
+            rows = slice(0, min(self.eval_surface_points, source.num_surface_points(index)))
+            row |= _surface(*source.surface(index, rows))
+        if source.query_sets:
+            # the uniform set measures volumes; the others crowd about the surface
+            query_set = None if None in source.query_sets else (self.query_resolution or source.query_sets[-1])
+            rows = slice(0, min(self.eval_query_points, source.num_query_points(index, query_set)))
+            points, occupancy = source.queries(index, query_set, rows)
+            row["query_points"] = torch.from_numpy(points.astype(np.float32))
+            row["query_occupancy"] = torch.from_numpy(occupancy)
+        return row
+
+    def _where(self, index: int) -> str:
+        name = self.source.objects[index]
+        return f"{self.source.name}, {name.category} {name.object_id}"
+
+    def batches_trained(self) -> int:
+        """Number of the batch at which training goes on."""
+        if self.trainer is None:
+            return self._resumed_at
+        # batches, not optimizer steps: the two differ where gradients accumulate
+        return max(self._resumed_at, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream of objects stands."""
+        return {"batches_trained": self.batches_trained()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the stream of objects go on where a saved run stood."""
+        self._resumed_at = state_dict["batches_trained"]
+
+
+def _surface(points: np.ndarray, normals: np.ndarray | None) -> dict[str, Tensor]:
+    out = {"surface_points": torch.from_numpy(points.astype(np.float32))}
+    if normals is not None:
+        # half precision leaves them short of unit length by up to a thousandth
+        out["surface_normals"] = torch.nn.functional.normalize(torch.from_numpy(normals.astype(np.float32)), dim=1)
+    return out
