@@ -4,8 +4,6 @@ After Mescheder et al., CVPR 2019, arXiv:1812.03828, supplementary. 1x1 convolut
 here, which is the same function. Letters: B objects, M points, C length of the code, H hidden features, Z latent code.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,12 +77,13 @@ class VoxelCode(nn.Module):
 
     Args:
         code_size: C.
-        channels: of the five convolutions.
+        width: channels of the first convolution, 32 as published; the next ones have twice as many each.
         resolution: R of the voxels, a multiple of 16.
     """
 
-    def __init__(self, code_size: int, channels: Sequence[int] = (32, 64, 128, 256, 512), resolution: int = 32) -> None:
+    def __init__(self, code_size: int, width: int = 32, resolution: int = 32) -> None:
         super().__init__()
+        channels = [width * 2**i for i in range(5)]
         self.convs = nn.ModuleList(
             nn.Conv3d(i, o, 3, stride=2 if k else 1, padding=1)
             for k, (i, o) in enumerate(zip((1, *channels[:-1]), channels, strict=True))

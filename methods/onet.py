@@ -49,7 +49,8 @@ class OccupancyNetwork(ObjectMethod):
         latent_size: Z, where unconditional.
         image_width: channels of the ResNet's first convolution; 64 is ResNet-18.
         point_hidden_size: features of the point encoder's layers.
-        voxel_resolution: of the voxels that are read.
+        voxel_width: channels of the voxel encoder's first convolution.
+        voxel_resolution: of the voxels that are read, a multiple of 16.
         num_input_points: N, points that the point encoder reads.
         point_noise: standard deviation of the noise on them, normalised unit.
         threshold: occupancy on the surface; the authors found 0.2 best for images.
@@ -72,6 +73,7 @@ class OccupancyNetwork(ObjectMethod):
         latent_size: int = 128,
         image_width: int = 64,
         point_hidden_size: int = 512,
+        voxel_width: int = 32,
         voxel_resolution: int = 32,
         num_input_points: int = 300,
         point_noise: float = 0.005,
@@ -86,6 +88,8 @@ class OccupancyNetwork(ObjectMethod):
         super().__init__(optimizer, lr_schedule, max_steps)
         if not 0 < threshold < 1:
             raise ValueError(f"threshold: {threshold}, expected an occupancy between 0 and 1")
+        if voxel_resolution % 16:
+            raise ValueError(f"voxel_resolution: {voxel_resolution}, expected a multiple of 16")
         if encoder_weights is not None and conditioned_on != "image":
             raise ValueError(
                 f"encoder_weights: they are of an image encoder, but the model reads {conditioned_on}; leave them out"
@@ -98,7 +102,7 @@ class OccupancyNetwork(ObjectMethod):
             self.encoder = {
                 "image": lambda: ImageCode(code_size, image_width),
                 "points": lambda: PointCode(code_size, point_hidden_size),
-                "voxels": lambda: VoxelCode(code_size, resolution=voxel_resolution),
+                "voxels": lambda: VoxelCode(code_size, voxel_width, voxel_resolution),
             }[conditioned_on]()
             self.decoder = ConditionalDecoder(code_size, hidden_size)
         self.conditioned_on, self.latent_size, self.voxel_resolution = conditioned_on, latent_size, voxel_resolution

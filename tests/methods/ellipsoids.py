@@ -35,7 +35,7 @@ def _psgn(**changes):
 def _onet(**changes):
     sizes = {
         "optimizer": _adam(1e-2), "code_size": 8, "hidden_size": 16, "latent_size": 4, "image_width": 4,
-        "point_hidden_size": 8, "voxel_resolution": 16, "num_input_points": 30, "threshold": 0.5, **QUERY,
+        "point_hidden_size": 8, "voxel_width": 2, "voxel_resolution": 16, "num_input_points": 30, "threshold": 0.5, **QUERY,
     }  # fmt: skip
     return OccupancyNetwork(**(sizes | changes))
 
@@ -107,6 +107,14 @@ def batch_for(name, seed=0, **changes):
     """Ellipsoids in the sizes that a small model reads."""
     _, image_size, resolution = METHODS[name]
     return ellipsoids(seed, image_size=image_size, resolution=resolution, **changes)
+
+
+def one_from_three_sides(**sizes):
+    """One ellipsoid as a batch of three objects that look different: batch normalisation wants them to."""
+    batch = ellipsoids(num_objects=1, num_views=3, **sizes)
+    images, masks = batch["images"].transpose(0, 1), batch["masks"].transpose(0, 1)
+    same_for_all = {key: value.repeat(3, *[1] * (value.dim() - 1)) for key, value in batch.items()}
+    return same_for_all | {"images": images, "masks": masks, "object_index": torch.arange(3)}
 
 
 def part_of(batch, index):

@@ -131,9 +131,7 @@ def test_a_run_starts_from_given_weights_once_and_a_checkpoint_needs_none(name, 
     assert all(torch.equal(value, trained[key]) for key, value in model.state_dict().items())
     second.save_checkpoint(tmp_path / "second.ckpt")
     elsewhere = small(name, weights=str(tmp_path / "moved.ckpt"))
-    trainer(tmp_path, 1).test(
-        elsewhere, loader(batch_for(name)), ckpt_path=tmp_path / "second.ckpt", verbose=False
-    )
+    trainer(tmp_path, 1).test(elsewhere, loader(batch_for(name)), ckpt_path=tmp_path / "second.ckpt", verbose=False)
     with pytest.raises(ValueError, match=r"moved\.ckpt: no such file"):
         trainer(tmp_path, 1).fit(small(name, weights=str(tmp_path / "moved.ckpt")), loader(batch_for(name)))
 

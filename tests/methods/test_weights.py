@@ -74,7 +74,9 @@ def test_another_size_is_refused_and_nothing_is_loaded(tmp_path):
     torch.save(_foreign() | {"block.weight": torch.ones(4, 7)}, tmp_path / "weights.pt")
     network = Network()
     before = network.first.weight.clone()
-    message = r"weights.pt: block.weight has shape \(4, 7\), but the model's blocks.0.weight has \(4, 4\); set the model"
+    message = (
+        r"weights.pt: block.weight has shape \(4, 7\), but the model's blocks.0.weight has \(4, 4\); set the model"
+    )
     with pytest.raises(ValueError, match=message):
         load_weights(network, tmp_path / "weights.pt", NAMES)
     assert torch.equal(network.first.weight, before)
