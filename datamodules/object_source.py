@@ -62,9 +62,10 @@ class ObjectSource(ABC):
         """Their intrinsics (V, 3, 3) and poses (V, 4, 4), float32; ``None`` where unknown."""
         return None
 
-    def views(self, index: int, views: Sequence[int]) -> Views:
-        """Pictures and cameras together."""
-        return Views(self.pixels(index, views), *(self.cameras(index, views) or ()))
+    def views(self, index: int, views: Sequence[int], *, with_cameras: bool = True) -> Views:
+        """Pictures, and their cameras where they are wanted and known."""
+        cameras = self.cameras(index, views) if with_cameras else None
+        return Views(self.pixels(index, views), *(cameras or ()))
 
     def num_surface_points(self, index: int) -> int:
         """How many samples of the surface are kept of an object."""

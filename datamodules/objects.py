@@ -31,6 +31,7 @@ OBJECT_DATASETS_WITH: dict[str, tuple[str, ...]] = {
 }
 """Which collections of objects can fill a key, for the error of one that cannot."""
 
+CAMERA_KEYS = frozenset({"intrinsics", "camera_to_world"})
 SURFACE_KEYS = frozenset({"surface_points", "surface_normals"})
 QUERY_KEYS = frozenset({"query_points", "query_occupancy"})
 STAGES = ("train", "val", "test")
@@ -137,7 +138,7 @@ class ObjectDataModule(LightningDataModule):
             return
         self._check_reads(self.provides, type(self).__name__)
         source = self.load_source()
-        self._check_reads(source.keys, source.name)
+        self._check_reads(source.keys | {"normalized_to_dataset"}, source.name)
         self._check_settings(source)
         self.split_name, positions = self.load_split(source)
         self.positions = {name: self._of_categories(source, positions.get(name, [])) for name in STAGES}
@@ -273,7 +274,8 @@ class ObjectDataModule(LightningDataModule):
         source, row = self.source, {}
         if self.reads & PHOTOGRAPH_KEYS:
             views = generator.choice(source.num_views, num_views, replace=False)
-            row |= self.transform(source.views(index, views.tolist()), self._where(index), generator)
+            shown = source.views(index, views.tolist(), with_cameras=bool(self.reads & CAMERA_KEYS))
+            row |= self.transform(shown, self._where(index), generator)
         if "voxels" in self.reads:
             row["voxels"] = torch.from_numpy(source.voxels(index, self.voxel_resolution))
         if self.reads & SURFACE_KEYS:

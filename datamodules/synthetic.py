@@ -166,8 +166,8 @@ class SyntheticObjects(ObjectDataModule):
             )
         if not names or not 10 <= objects_per_category <= 10_000:
             raise ValueError(
-                f"objects_per_category is {objects_per_category}, of {len(names)} categories; expected 10 (one round of "
-                "the split) to 10000, and at least one category"
+                f"objects_per_category is {objects_per_category}, of {len(names)} categories; expected 10 (one round "
+                "of the split) to 10000, and at least one category"
             )
         self.procedural = ProceduralObjects(names, objects_per_category, pictures, picture_size, seed=object_seed)
         self.path = Path(root) / f"objects_{objects_per_category}x{len(names)}_{self._checksum()}"

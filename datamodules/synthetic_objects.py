@@ -71,10 +71,9 @@ class ProceduralObjects(ObjectSource):
     def _seed(self, index: int, purpose: int) -> list[int]:
         return [self.seed, purpose, int(self.objects[index].object_id[-4:]), *self.objects[index].category.encode()]
 
-    @lru_cache(maxsize=64)  # noqa: B019, a source lives as long as its process
     def solid(self, index: int) -> Solid:
         """The object itself."""
-        return make_solid(self.objects[index].category, self._seed(index, _SHAPE))
+        return _solid(self.objects[index].category, *self._seed(index, _SHAPE))
 
     def scale(self, index: int) -> float:
         """Its longest edge in the frame it was rendered in, where the diagonal of its box is 1, as in ShapeNet."""
@@ -130,6 +129,12 @@ class ProceduralObjects(ObjectSource):
     def voxels(self, index: int, resolution: int) -> np.ndarray:
         """See ``ObjectSource``."""
         return self.solid(index).voxels(resolution)
+
+
+# an object is asked for once a picture
+@lru_cache(maxsize=64)
+def _solid(category: str, *seed: int) -> Solid:
+    return make_solid(category, list(seed))
 
 
 def cell_points(solid: Solid, resolution: int, count: int, generator: np.random.Generator) -> np.ndarray:
