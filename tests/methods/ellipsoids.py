@@ -35,7 +35,8 @@ def _psgn(**changes):
 def _onet(**changes):
     sizes = {
         "optimizer": _adam(1e-2), "code_size": 8, "hidden_size": 16, "latent_size": 4, "image_width": 4,
-        "point_hidden_size": 8, "voxel_width": 2, "voxel_resolution": 16, "num_input_points": 30, "threshold": 0.5, **QUERY,
+        "point_hidden_size": 8, "voxel_width": 2,
+        "voxel_resolution": 16, "num_input_points": 30, "threshold": 0.5, **QUERY,
     }  # fmt: skip
     return OccupancyNetwork(**(sizes | changes))
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.imnet import ImageEncoder, ImplicitDecoder, IMNetAutoencoder, IMNetSVR, VoxelEncoder, official_names
+from methods.imnet import ImageEncoder, IMNetAutoencoder, IMNetSVR, ImplicitDecoder, VoxelEncoder, official_names
 from tests.methods.ellipsoids import (
     IMNET_SIZES,
     batch_for,
@@ -100,7 +100,7 @@ def test_one_object_is_overfitted_by_the_autoencoder_and_then_from_its_image(aut
     shape = known.eval().reconstruct(batch)[0]
     assert _mean_level_error(shape, batch) < 0.12
     model = _svr(path)
-    fit(model, tmp_path, 60, batch)
+    fit(model, tmp_path, 100, batch)
     for shape in model.reconstruct({"images": batch["images"]}):
         assert _mean_level_error(shape, batch) < 0.15
 

@@ -161,5 +161,5 @@ def test_voxels_of_another_resolution_are_refused_with_the_setting(name):
 
 @pytest.mark.parametrize("name", ["psgn", "onet_image", "imnet_svr"])
 def test_methods_of_one_view_refuse_to_train_on_several(name, tmp_path):
-    with pytest.raises(ValueError, match="2 views of each object, but the method learns from one; set .*num_views=1"):
+    with pytest.raises(ValueError, match=r"2 views of each object, but the method learns from one; set .*num_views=1"):
         trainer(tmp_path, 1).fit(small(name), loader(batch_for(name, num_views=2)))
