@@ -78,7 +78,7 @@ def _chair(draw: Draw, colors: list[Color]) -> list[Part]:
 
 
 def _table(draw: Draw, colors: list[Color]) -> list[Part]:
-    width, depth, height, slab = draw(0.38, 0.55), draw(0.25, 0.45), draw(0.35, 0.70), draw(0.026, 0.05)
+    width, depth, height, slab = draw(0.38, 0.55), draw(0.25, 0.45), draw(0.35, 0.70), draw(0.03, 0.05)
     if draw(0, 1) < 0.35:
         radius = draw(0.38, 0.5)
         return [
@@ -90,7 +90,7 @@ def _table(draw: Draw, colors: list[Color]) -> list[Part]:
     parts = [box((0, height, 0), (depth, slab, width), colors[0])]
     parts += _legs(draw, colors[1], depth - 1.3 * leg, width - 1.3 * leg, height, leg)
     if draw(0, 1) < 0.4:
-        parts.append(box((0, draw(0.25, 0.5) * height, 0), (depth - leg, 0.026, width - leg), colors[2]))
+        parts.append(box((0, draw(0.25, 0.5) * height, 0), (depth - leg, 0.03, width - leg), colors[2]))
     return parts
 
 
