@@ -6,7 +6,7 @@ images learns to give the codes that the frozen autoencoder gives to the voxels 
 
 As in the authors' PyTorch release, which replaces the hard clip of the output by a leaky one and has a smaller decoder
 than the paper's first. What differs from it: codes are computed as they are needed and not stored, colour images are
-made grey here, and meshes come from the lattice of MISE, whose cells are refined where their corners differ.
+made grey here, and values are taken at the corners of cells, not at their centres, when a mesh is extracted.
 
 Parameters: decoder 3,054,593; autoencoder 10,003,713; image encoder 17,462,976. Letters: B objects, M query points,
 C length of the code.

@@ -200,13 +200,18 @@ class OccupancyNetwork(ObjectMethod):
     @torch.no_grad()
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:
         """The mesh on which the occupancy is ``threshold``."""
-        return [self._mesh(self.field(code[None])) for code in self.test_code(batch)]
+        codes = self.test_code(batch)
+        generators = object_generators(batch, len(codes))
+        return [self._mesh(self.field(code[None]), g) for code, g in zip(codes, generators, strict=True)]
 
     def field(self, code: Tensor) -> Field:
         """The level minus the logit, for one object's (1, C) code."""
+        # a copy: what inference mode made would take no part in the gradients of a refinement
+        with torch.inference_mode(False):
+            code = code.clone()
         return lambda points: self.level - self.decoder(points.reshape(1, -1, 3), code).view(points.shape[:-1])
 
-    def _mesh(self, field: Field) -> Shape:
+    def _mesh(self, field: Field, generator: torch.Generator) -> Shape:
         shape = extract_mise(
             field,
             coarse_resolution=self.coarse_resolution,
@@ -215,7 +220,7 @@ class OccupancyNetwork(ObjectMethod):
             device=self.device,
         )
         if self.refinement_steps and not shape.is_empty:
-            shape = refine_vertices(shape, field, num_steps=self.refinement_steps, device=self.device)
+            shape = refine_vertices(shape, field, generator, num_steps=self.refinement_steps)
         return shape
 
 

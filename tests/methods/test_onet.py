@@ -207,3 +207,16 @@ def test_settings_that_contradict_are_refused():
         small("onet_voxels", encoder_weights="resnet18.pth")
     with pytest.raises(ValueError, match="voxel_resolution: 24, expected a multiple of 16"):
         small("onet_voxels", voxel_resolution=24)
+
+
+def test_refinement_moves_vertices_to_the_level_also_in_inference_mode(tmp_path):
+    batch = one_from_three_sides(image_size=64, num_points=1000)
+    model = fit(small("onet_voxels"), tmp_path, 60, batch)
+    errors = []
+    for steps in (0, 40):
+        model.refinement_steps = steps
+        with torch.inference_mode():
+            shape = model.reconstruct(part_of(batch, slice(0, 1)))[0]
+            field = model.field(model.test_code(part_of(batch, slice(0, 1))))
+            errors.append(field(shape.vertices).abs().mean().item())
+    assert errors[1] < 0.8 * errors[0]

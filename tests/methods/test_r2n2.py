@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from methods.r2n2 import ENCODER_SKIPS, R2N2, GRUCell, ImageEncoder, LSTMCell, VoxelDecoder, unpool
+from methods.r2n2 import ENCODER_SKIPS, R2N2, Block3d, GRUCell, ImageEncoder, LSTMCell, VoxelDecoder, unpool
 from tests.methods.ellipsoids import R2N2_SIZES, batch_for, fit, small
 
 
@@ -85,6 +85,17 @@ def test_unpooling_puts_a_value_in_one_of_eight_cells_or_in_all(generator):
     for corner in range(8):
         offset = [slice(corner >> bit & 1, None, 2) for bit in range(3)]
         assert torch.equal(nearest[..., offset[0], offset[1], offset[2]], grid)
+
+
+def test_block_doubles_the_grid_and_convolves_it(generator):
+    for unpooling in ("zero", "nearest"):
+        block = Block3d(3, 5, 0.1, is_residual=False, unpooling=unpooling).double()
+        grid = torch.randn(2, 3, 4, 4, 4, generator=generator, dtype=torch.float64)
+        expected = torch.nn.functional.leaky_relu(block.conv(unpool(grid, unpooling)), 0.1)
+        torch.testing.assert_close(block(grid), expected)
+        (gradient,) = torch.autograd.grad(block(grid).square().sum(), block.conv.weight)
+        (other,) = torch.autograd.grad(expected.square().sum(), block.conv.weight)
+        torch.testing.assert_close(gradient, other)
 
 
 def test_residual_shortcuts_are_those_of_the_released_code():
