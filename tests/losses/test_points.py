@@ -1,4 +1,6 @@
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +62,30 @@ def test_pairs_stay_below_the_chunk_size(chunk_size: int, monkeypatch: pytest.Mo
     assert max(sizes) <= chunk_size
     # every pair once, and twice for the soft distance's two directions
     assert sum(sizes) == 3 * 4 * 700 * 900
+
+
+@pytest.mark.parametrize("loss", ["chamfer", "by_pairs", "soft"])
+def test_a_hundred_thousand_points_on_each_side_take_less_than_a_gibibyte(loss: str) -> None:
+    peak = Path("/proc/self/clear_refs")
+    if not os.access(peak, os.W_OK):
+        pytest.skip("needs Linux's account of a process's memory")
+    x, y = (random_points(1, 100_000, seed=seed, dtype=torch.float32) for seed in (1, 2))
+    few = x[:, :300].clone().requires_grad_()
+    peak.write_text("5")  # forget the peak so far
+    before = _process_mib("VmRSS")
+    if loss == "chamfer":
+        sum(chamfer(x.requires_grad_(), y)).backward()
+    elif loss == "by_pairs":
+        # a chunk of the rows takes what all of them take
+        nearest_by_pairs(x[:, :300], y)
+    else:
+        soft_chamfer(few, y, 0.1).sum().backward()
+    assert _process_mib("VmHWM") - before < 1024
+
+
+def _process_mib(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 SMALL = random_points(2, 6, seed=3), random_points(2, 6, seed=4)

@@ -1,9 +1,14 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 
+from ops.containment import contains
 from ops.meshes import euler_characteristic, is_watertight, signed_volume
+from ops.types import Shape
 from ops.voxels import shape_from_voxels, voxel_centers
 from tests.ops.winding import winding_numbers
 
@@ -83,3 +88,15 @@ def test_bad_volumes_are_named() -> None:
         shape_from_voxels(values)
     with pytest.raises(ValueError, match="resolution: 0"):
         voxel_centers(0)
+
+
+@pytest.mark.parametrize("name", ["koala", "penguin"])
+def test_the_voxels_of_a_real_mesh_give_it_back(name: str, test_data: Path) -> None:
+    mesh = trimesh.load(next((test_data / "meshes" / name).glob("*.obj")), force="mesh", process=False)
+    vertices = torch.tensor(np.array(mesh.vertices), dtype=torch.float32)
+    low, high = vertices.amin(0), vertices.amax(0)
+    shape = Shape((vertices - (low + high) / 2) / (high - low).max(), torch.tensor(np.array(mesh.faces)).long())
+    voxels = contains(shape, voxel_centers(32).view(-1, 3)).view(32, 32, 32)
+    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    back, truth = contains(shape_from_voxels(voxels), points), contains(shape, points)
+    assert (back & truth).sum() > 0.88 * (back | truth).sum()
