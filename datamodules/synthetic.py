@@ -181,8 +181,14 @@ class SyntheticObjects(ObjectDataModule):
 
     def prepare_data(self) -> None:
         """Make the objects, unless that was done before."""
-        if not self.path.exists():
+        if self.path.exists():
+            return
+        try:
             pack(self.procedural, self.path)
+        except (OSError, ValueError):
+            # another process made them in the meantime
+            if not self.path.exists():
+                raise
 
     def load_source(self) -> PackedObjects:
         """Open the objects, making them first where they are not there."""

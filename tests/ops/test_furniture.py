@@ -54,5 +54,5 @@ def test_furniture_stands_upright() -> None:
 
 
 def test_an_unknown_category_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="no category 'piano' .*; there are bench, cabinet"):
+    with pytest.raises(ValueError, match=r"no category 'piano' .*; there are bench, cabinet"):
         make_solid("piano", [0])
