@@ -76,6 +76,8 @@ class Reconstruction(TypedDict, total=False):
 
     shapes: "list[Shape]"  # B of them, in the dataset's frame and unit
     renders: Renders  # absent where the method renders no views
+    voxels: Tensor  # (B, R, R, R) float in [0, 1], occupancies in the normalised frame, laid out as an ObjectBatch's
+    samples: "list[list[Shape]]"  # several shapes of each object, frame as above, where a method is asked for them
 
 
 @dataclass(eq=False)  # not frozen: Lightning moves predictions between devices field by field

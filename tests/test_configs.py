@@ -1,16 +1,41 @@
 """Every YAML that is shipped is instantiated and takes a step, on small synthetic data in the layout it asks for."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from datamodules.prepare.shapenet_layouts import write_imnet, write_onet, write_r2n2
 from datamodules.synthetic import SyntheticScene
+from datamodules.synthetic_objects import ProceduralObjects
 from main import main
+from methods.imnet import IMNetAutoencoder
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "defaults")
 OVERLAYS = sorted((ROOT / "configs/overlays").glob("*.yaml"))
+
+
+SMALL_SHAPES = {"root": "synthetic", "objects_per_category": 10, "pictures": 5, "picture_size": 137}
+SMALL_DATA = {
+    "datamodules.dtu.DTU": {"root": "."},
+    "datamodules.synthetic.SyntheticScene": {"root": ".", "image_size": 32, "num_surface_points": 500},
+    "datamodules.synthetic.SyntheticObjects": SMALL_SHAPES | {"batch_size": 3, "categories": "[chair, solid]"},
+    "datamodules.shapenet.ShapeNet": {"batch_size": 3, "eval_batch_size": 3, "categories": "null", "num_workers": 0},
+}
+SMALL_MODEL = {
+    # the published table of 365 M parameters would be most of the time here
+    "methods.neuralangelo.Neuralangelo": {"log2_table_size": 12, "occupancy_every": 1000},
+    "methods.r2n2.R2N2": {
+        "encoder_channels": "[4, 4, 4, 4, 4, 4]", "decoder_channels": "[4, 4, 4, 4]", "grid_channels": 4,
+    },
+    "methods.psgn.PSGN": {"width": 2},
+    "methods.onet.OccupancyNetwork": {"image_width": 4, "hidden_size": 16, "voxel_width": 4, "point_hidden_size": 16},
+    "methods.imnet.IMNetAutoencoder": {"encoder_width": 4, "decoder_width": 4},
+    "methods.imnet.IMNetSVR": {"encoder_width": 4, "decoder_width": 4, "image_width": 4},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -22,28 +47,51 @@ def small_data(tmp_path_factory) -> Path:
     return folder
 
 
-def _step(config: Path, small_data: Path, *overlays: Path) -> None:
-    data = yaml.safe_load(config.read_text())["data"]["class_path"]
-    sizes = {
-        "datamodules.dtu.DTU": ["--data.init_args.root", str(small_data)],
-        "datamodules.synthetic.SyntheticScene": [
-            f"--data.init_args.{name}={value}"
-            for name, value in {"root": small_data, "image_size": 32, "num_surface_points": 500}.items()
-        ],
-    }[data]
+@pytest.fixture(scope="module")
+def small_shapes(small_data) -> Path:
+    """The same folder with a few procedural objects in the layouts of ShapeNet."""
+    objects = ProceduralObjects(["chair", "solid"], 10, num_views=24, num_surface_points=500, num_query_points=500)
+    write_r2n2(objects, small_data / "shapenet_r2n2")
+    write_onet(objects, small_data / "shapenet_onet")
+    if find_spec("h5py"):
+        write_imnet(objects, small_data / "shapenet_imnet")
+    return small_data
+
+
+def _arguments(part: str, sizes: dict[str, object]) -> list[str]:
+    return [f"--{part}.init_args.{name}={value}" for name, value in sizes.items()]
+
+
+def _autoencoder(sizes: dict[str, object], folder: Path) -> Path:
+    """Weights of the autoencoder that regression of these sizes needs."""
+    shared = ("code_size", "voxel_resolution", "encoder_width", "decoder_width")
+    model = IMNetAutoencoder(**{name: sizes[name] for name in shared if name in sizes})
+    torch.save(model.state_dict(), folder / "autoencoder.pt")
+    return folder / "autoencoder.pt"
+
+
+def _step(config: Path, folder: Path, *overlays: Path) -> None:
+    content = yaml.safe_load(config.read_text())
+    model, data = (content[part]["class_path"] for part in ("model", "data"))
+    sizes = dict(SMALL_DATA[data])
+    sizes["root"] = folder / sizes.get("root", Path(content["data"]["init_args"].get("root", ".")).name)
+    model_sizes = dict(SMALL_MODEL[model])
+    if model == "methods.imnet.IMNetSVR":
+        model_sizes["autoencoder"] = _autoencoder(content["model"]["init_args"] | model_sizes, folder)
     files = [argument for path in (config, *overlays) for argument in ("--config", str(path))]
-    # the published table of 365 M parameters would be most of the time here
-    small = ["--model.init_args.log2_table_size=12", "--model.init_args.occupancy_every=1000"]
+    small = [*_arguments("data", sizes), *_arguments("model", model_sizes)]
     trainer = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--trainer.limit_val_batches=0"]
-    cli = main(["fit", *files, *sizes, *small, *trainer])
+    cli = main(["fit", *files, *small, *trainer])
     assert cli.trainer.global_step == 1
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
 
 
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiment_takes_a_step(config, small_data, tmp_path, monkeypatch):
+def test_experiment_takes_a_step(config, small_data, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
-    _step(config, small_data)
+    if "imnet" in config.stem and config.stem.endswith("shapenet"):
+        pytest.importorskip("h5py", reason="IM-Net's files are HDF5")
+    _step(config, request.getfixturevalue("small_shapes") if config.stem.endswith("shapenet") else small_data)
     assert (tmp_path / f"runs/{config.stem}/version_0/config.yaml").is_file()
 
 
