@@ -14,6 +14,7 @@ import yaml
 
 from datamodules.synthetic import SyntheticScene
 from main import main
+from tests.test_configs import SMALL_DATA, SMALL_MODEL
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,8 +23,8 @@ PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
 INLINE = re.findall(r"`([^`\n]+)`", PROSE)
 
 # sizes that make seconds of minutes; given last, so they win over the README's own flags
-SMALL_RUN = [
-    *["--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"],
+SMALL_RUN = ["--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"]
+SMALL_RAYS = [
     *["--model.init_args.log2_table_size=12", "--model.init_args.mesh_resolution=32"],
     *["--data.init_args.rays_per_batch=64", "--data.init_args.eval_downscale=1"],
 ]
@@ -98,14 +99,20 @@ def _run_main(args: list[str], steps: int) -> None:
             assert {"report.html", "objects.csv"} <= {path.name for path in (run / "test").iterdir()}
         return
     configs = [args[i + 1] for i, word in enumerate(args) if word == "--config"]
-    if "SyntheticScene" in Path(configs[0]).read_text():
-        args = [*args, *(f"--data.init_args.{name}={value}" for name, value in SMALL_SCENE.items())]
+    content = yaml.safe_load(Path(configs[0]).read_text())
+    model, data = (content[part]["class_path"] for part in ("model", "data"))
+    sizes = SMALL_SCENE if data.endswith("SyntheticScene") else SMALL_DATA[data] if "Objects" in data else {}
+    args = [*args, *(f"--data.init_args.{name}={value}" for name, value in sizes.items())]
+    if model.endswith("Neuralangelo"):
+        args += SMALL_RAYS
+    else:
+        args += [f"--model.init_args.{name}={value}" for name, value in SMALL_MODEL[model].items()]
     cli = main([*args, *SMALL_RUN, f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"])
     assert cli.trainer.global_step == steps
     assert cli.trainer.callback_metrics["train/loss"].isfinite()
     run = Path(cli.trainer.log_dir)
     assert run.parent == Path("runs", Path(configs[0]).stem)
-    panels = {"panels"} if cli.datamodule.held_out_views else set()
+    panels = {"panels"} if getattr(cli.datamodule, "held_out_views", None) else set()
     assert {"config.yaml", "metrics.csv", "checkpoints"} | panels <= {path.name for path in run.iterdir()}
 
 
