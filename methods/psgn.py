@@ -175,6 +175,22 @@ class HourglassNetwork(nn.Module):
         return torch.cat([free_points, map_points], dim=1)
 
 
+def initialize(network: nn.Module) -> None:
+    """Weights that keep the spread of values through rectifiers, by He et al. (arXiv:1502.01852); biases of 0.
+
+    PyTorch's own would leave little of an image after twenty layers. The layers that give points keep those.
+    """
+    for name, module in network.named_modules():
+        if name in ("free_points", "map_points") or not isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            continue
+        if isinstance(module, nn.ConvTranspose2d):
+            # a place of the doubled map gets a quarter of the kernel's 25 weights from each channel
+            nn.init.normal_(module.weight, std=(2 / (module.in_channels * 25 / 4)) ** 0.5)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+
+
 def _maps(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
     """What each of the layers gives, one after the other."""
     maps = []
@@ -240,6 +256,7 @@ class PSGN(ObjectMethod):
         self.network = {"two_branch": TwoBranchNetwork, "hourglass": HourglassNetwork}[network](
             width, image_size, noise_size
         )
+        initialize(self.network)
         self.image_size, self.loss, self.loss_weight, self.epsilon = image_size, loss, loss_weight, epsilon
         self.min_of, self.noise_size, self.num_samples = min_of, noise_size, num_samples
         self.conv_decay, self.linear_decay, self.weights = conv_decay, linear_decay, weights

@@ -199,11 +199,15 @@ class Block3d(nn.Module):
         return out + (skipped if self.shortcut is None else self.shortcut(skipped))
 
     def _first_conv(self, x: Tensor) -> Tensor:
-        if self.unpooling != "zero":
-            return self.conv(x if self.unpooling == "none" else unpool(x, self.unpooling))
-        # a convolution after zero insertion, without the seven multiplications by zero in eight
+        if self.unpooling == "none":
+            return self.conv(x)
+        # unpooling and convolution as one transposed convolution, which multiplies no zeros and no copies
         weight = self.conv.weight.flip(2, 3, 4).transpose(0, 1)
-        return F.conv_transpose3d(x, weight, self.conv.bias, stride=2, padding=1, output_padding=1)
+        if self.unpooling == "zero":
+            return F.conv_transpose3d(x, weight, self.conv.bias, stride=2, padding=1, output_padding=1)
+        # a copied value meets the sum of the weights that its copies meet
+        weight = 8 * F.avg_pool3d(F.pad(weight, [1] * 6), 2, stride=1)
+        return F.conv_transpose3d(x, weight, self.conv.bias, stride=2, padding=1)
 
 
 class VoxelDecoder(nn.Module):
