@@ -19,6 +19,7 @@ from ops.types import ObjectBatch, Reconstruction, Shape
 
 FACTS = ("object_index", "object_id", "category", "split", "is_empty", "num_vertices", "num_faces")
 MAX_PRINTED = 20
+MAX_COLUMNS = 8
 
 Row = dict[str, Any]
 
@@ -215,7 +216,7 @@ def _csv(rows: list[Row], columns: list[str]) -> str:
 
 
 def _table(rows: list[Row], columns: list[str]) -> Table:
-    """One line an object, or one line a score where the objects are few and the scores may be many."""
+    """One line an object; or one line a score, of each object if they are few, of their spread if both are many."""
     names = [str(row.get("object_id", row["object_index"])) + " (empty)" * row.get("is_empty", False) for row in rows]
     lines = [[_number(row.get(column, math.nan)) for column in columns] for row in rows]
     style = {"box": SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
@@ -224,13 +225,21 @@ def _table(rows: list[Row], columns: list[str]) -> Table:
         for column, *values in zip(columns, *lines, strict=True):
             table.add_row(column, *values)
         return table
+    means = [_mean(row.get(column, math.nan) for row in rows) for column in columns]
+    if len(columns) > MAX_COLUMNS:
+        table = Table(
+            "score", *(Column(name, justify="right") for name in (f"mean of {len(rows)}", "from", "to")), **style
+        )
+        for column, mean, values in zip(columns, means, zip(*lines, strict=True), strict=True):
+            numbers = sorted((value for value in values if value), key=float)
+            table.add_row(column, _number(mean), *(numbers[:1] + numbers[-1:] if numbers else ()))
+        return table
     table = Table("object", *(Column(column, justify="right", overflow="fold") for column in columns), **style)
     for name, line, row in zip(names[:MAX_PRINTED], lines, rows, strict=False):
         table.add_row(name, *line, style="red" if row.get("is_empty") else None)
     if len(rows) > MAX_PRINTED:
         table.add_row(f"and {len(rows) - MAX_PRINTED} more in objects.csv", style="dim")
     table.add_section()
-    means = [_mean(row.get(column, math.nan) for row in rows) for column in columns]
     table.add_row(f"mean of {len(rows)}", *map(_number, means))
     return table
 

@@ -1,6 +1,7 @@
 """Rows and means of scores: distinct objects, missing needs, two callbacks, two ranks."""
 
 import csv
+import io
 import logging
 import os
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from rich.console import Console
 from torch.utils.data import DataLoader
 
-from callbacks.score import Score
+from callbacks.score import Score, _table
 from metrics.volume import VoxelIoU
 from tests.callbacks.toy import Brightness, Size, ToyMethod, Volume, loader, run, sample, trainer
 
@@ -134,6 +136,17 @@ def test_without_a_logger_nothing_is_written(
     tester.test(ToyMethod(), loader(2), verbose=False)
     assert tester.callback_metrics["test/size"] == 1.5
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_many_scores_of_many_objects_are_shown_one_a_line_with_their_spread() -> None:
+    columns = [f"score_{k}" for k in range(12)]
+    rows = [{"object_index": i, "is_empty": False} | {name: float(i) for name in columns[:-1]} for i in range(5)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(_table(rows, columns))
+    lines = [line.split() for line in console.export_text().splitlines() if "score_" in line]
+    assert lines[0] == ["score_0", "2", "0", "4"]
+    assert [line[0] for line in lines] == columns
+    assert lines[-1] == ["score_11"]  # nobody has it
 
 
 class Half(LightningModule):
