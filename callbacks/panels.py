@@ -127,7 +127,7 @@ def shape_cameras(shape: Shape, batch: ObjectBatch, i: int, to_shape: Tensor, si
 
 
 def grid(rows: list[list[Cell]], size: int) -> Image.Image:
-    """Cells on white, each under its title, shrunk so that no edge is longer than ``size`` pixels."""
+    """Cells on white, each under its title, enlarged by whole factors or shrunk to at most ``size`` pixels."""
     images = [[(title, _thumbnail(cell, size)) for title, cell in row] for row in rows]
     font, title_height = ImageFont.load_default(TITLE_SIZE), TITLE_SIZE + GUTTER
     heights = [max(image.height for _, image in row) + title_height + GUTTER for row in images]
@@ -147,6 +147,8 @@ def grid(rows: list[list[Cell]], size: int) -> Image.Image:
 def _thumbnail(cell: Tensor, size: int) -> Image.Image:
     pixels = (cell.clamp(0, 1).nan_to_num(0) * 255).round().to(torch.uint8).numpy()
     image = Image.fromarray(np.ascontiguousarray(pixels))
+    if (factor := size // max(image.size)) > 1:  # pixels stay squares
+        image = image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     return image
 

@@ -126,9 +126,9 @@ def test_the_distance_panel_is_dark_on_the_truth_and_bright_far_from_it() -> Non
     assert brightness[0] < 60 < 120 < brightness[1]
 
 
-def test_cells_stand_side_by_side_and_large_ones_are_shrunk() -> None:
-    cells = [("a", torch.zeros(100, 50, 3)), ("b", torch.zeros(10, 10, 3))]
-    assert grid([cells, cells[:1]], size=50).size == (25 + 10 + 3 * GUTTER, GUTTER + 2 * (50 + TITLE_SIZE + 2 * GUTTER))
+def test_cells_stand_side_by_side_large_ones_shrunk_and_small_ones_enlarged() -> None:
+    cells = [("a", torch.zeros(100, 50, 3)), ("b", torch.zeros(12, 12, 3))]
+    assert grid([cells, cells[:1]], size=50).size == (25 + 48 + 3 * GUTTER, GUTTER + 2 * (50 + TITLE_SIZE + 2 * GUTTER))
 
 
 def test_panels_and_clouds_reach_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
