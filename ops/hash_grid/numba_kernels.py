@@ -29,6 +29,8 @@ from numba import njit
 from ops.hash_grid.layout import HASH_PRIME_Y, HASH_PRIME_Z
 
 _BATCH = 128
+# levels up to this size stay in a core's own cache, where looking ahead gains nothing
+_CACHE_BYTES = 2**20
 # the harmless part of "fast": multiply-adds may be fused, but sums keep their order, and NaN and inf what they are
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
@@ -87,12 +89,15 @@ def _find_runs(points, table, level, scale, cube, batch):
     cells, positions, slopes, starts, rows = batch
     for axis in range(3):
         _locate(points[axis], level, scale, cube, cells[axis], positions[axis], slopes[axis])
+    entries = level[2] + 1 if level[2] else level[0] ** 3
+    is_touched = entries * table.shape[1] * table.itemsize > _CACHE_BYTES
     num_runs, touched = 0, table.dtype.type(0)
     for n in range(points.shape[1]):
         i, j, k = cells[0, n], cells[1, n], cells[2, n]
         if n == 0 or i != cells[0, n - 1] or j != cells[1, n - 1] or k != cells[2, n - 1]:
             _find_corners(np.int64(i), np.int64(j), np.int64(k), level, rows[num_runs])
-            touched += _touch(table, rows[num_runs])
+            if is_touched:
+                touched += _touch(table, rows[num_runs])
             starts[num_runs] = n
             num_runs += 1
     starts[num_runs] = points.shape[1]
