@@ -64,7 +64,7 @@ class HashGrid(nn.Module):
 
         Args:
             points: (..., 3) in the table's dtype, normalised frame. Centre and taps of one sample belong next to each
-                other, (..., 5, 3): the CPU backend looks up a cell once for all neighbours in it.
+                other, (..., 5, 3): mostly they share a cell, whose corners are then in the cache.
             active_levels: Only so many levels, the coarsest, are looked up; all of them where ``None``.
 
         Returns:

@@ -22,8 +22,8 @@ from torch import Tensor
 from ops.hash_grid import numba_kernels
 from ops.hash_grid.layout import GridLayout
 
-# Long enough to hide the microseconds of a call, short enough to share the demo's 82 thousand points evenly
-_POINTS_PER_TASK = 32768
+# Fewer points than these are not worth waking a thread for
+_MIN_POINTS = 1024
 
 
 def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int) -> Tensor:
@@ -31,7 +31,7 @@ def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int
     kernel = numba_kernels.encode_kernel(layout.features_per_level)
     features = table.new_empty(len(points), active_levels * layout.features_per_level)
     arrays = *_arrays(_axis_by_axis(points), table), *_constants(layout, table.dtype)
-    _for_ranges(active_levels, len(points), lambda *task: kernel(*arrays, *task, features.numpy()))
+    _for_ranges(len(points), lambda *ends: kernel(*arrays, *ends, features.numpy()))
     return features
 
 
@@ -44,7 +44,7 @@ def encode_with_jacobian(
     jacobian = table.new_empty(len(points), 3, active_levels * layout.features_per_level)
     arrays = *_arrays(_axis_by_axis(points), table), *_constants(layout, table.dtype)
     outputs = features.numpy(), jacobian.numpy()
-    _for_ranges(active_levels, len(points), lambda *task: kernel(*arrays, *task, *outputs))
+    _for_ranges(len(points), lambda *ends: kernel(*arrays, *ends, *outputs))
     return features, jacobian
 
 
@@ -63,19 +63,16 @@ def scatter(points: Tensor, grad_features: Tensor | None, grad_jacobian: Tensor 
         if grad_features is None:
             grad_features = points.new_zeros(len(points), some_gradient.shape[-1])
         arrays = *_arrays(_axis_by_axis(points), grad_features, grad_jacobian), *constants
-    # fine levels first, they miss the cache most and take longest
-    _for_tasks(active_levels, lambda i: kernel(*arrays, active_levels - 1 - i, grad_table.numpy()))
+    _in_parallel(lambda levels: kernel(*arrays, levels, grad_table.numpy()), _dealt_out(active_levels))
     return grad_table
 
 
 def contract_second_derivatives(points: Tensor, table: Tensor, grad_jacobian: Tensor, layout: GridLayout) -> Tensor:
     """(N, 3) gradient by the points of sum(jacobian * grad_jacobian)."""
     kernel = numba_kernels.contract_second_derivatives_kernel(layout.features_per_level)
-    active_levels = grad_jacobian.shape[-1] // layout.features_per_level
     grad_points = torch.zeros_like(points)
     arrays = *_arrays(_axis_by_axis(points), table, grad_jacobian), *_constants(layout, table.dtype)
-    for level in range(active_levels):  # one after the other, as all of them add to the same sums
-        _for_ranges(1, len(points), lambda _, *rows, level=level: kernel(*arrays, level, *rows, grad_points.numpy()))
+    _for_ranges(len(points), lambda *ends: kernel(*arrays, *ends, grad_points.numpy()))
     return grad_points
 
 
@@ -96,30 +93,27 @@ def _constants(layout: GridLayout, dtype: torch.dtype) -> tuple[np.ndarray, np.n
     return np.array(layout.level_records, np.int64), np.array(layout.scales, float_type), cube
 
 
-def _for_ranges(num_levels: int, num_points: int, work: Callable[[int, int, int], Any]) -> None:
-    """Call ``work(level, start, stop)`` for ranges that cover the points of each level, level after level."""
-    starts = range(0, num_points, _POINTS_PER_TASK)
-
-    def work_on(task: int) -> None:
-        level, i = divmod(task, len(starts))
-        work(level, starts[i], min(starts[i] + _POINTS_PER_TASK, num_points))
-
-    _for_tasks(num_levels * len(starts), work_on)
+def _for_ranges(num_points: int, work: Callable[[int, int], Any]) -> None:
+    """Call ``work(start, stop)`` on one range of points a thread."""
+    num_ranges = max(min(torch.get_num_threads(), num_points // _MIN_POINTS), 1)
+    ends = [num_points * i // num_ranges for i in range(num_ranges + 1)]
+    _in_parallel(lambda range_: work(*range_), list(itertools.pairwise(ends)))
 
 
-def _for_tasks(num_tasks: int, work: Callable[[int], Any]) -> None:
-    """Call ``work(0)`` to ``work(num_tasks - 1)`` on as many threads as torch uses, this one among them."""
-    next_task = itertools.count()
+def _dealt_out(num_levels: int) -> list[np.ndarray]:
+    """Levels for each thread, dealt to and fro, as fine ones miss the cache most and take longest."""
+    num_hands = min(torch.get_num_threads(), num_levels)
+    round_trip = [*range(num_hands), *reversed(range(num_hands))]
+    hand_of_level = np.resize(round_trip, num_levels)
+    return [np.flatnonzero(hand_of_level == hand) for hand in range(num_hands)]
 
-    def take_tasks() -> None:
-        while (task := next(next_task)) < num_tasks:
-            work(task)
 
-    num_helpers = min(torch.get_num_threads(), num_tasks) - 1
-    helpers = [_thread_pool().submit(take_tasks) for _ in range(num_helpers)]
-    take_tasks()
-    for helper in helpers:
-        helper.result()
+def _in_parallel(work: Callable[[Any], Any], shares: list[Any]) -> None:
+    """Call ``work`` on every share, each on a thread of its own, the first on this one."""
+    others = [_thread_pool().submit(work, share) for share in shares[1:]]
+    work(shares[0])
+    for other in others:
+        other.result()
 
 
 @lru_cache

@@ -3,21 +3,18 @@
 A kernel is made for each number of features F, which is then a constant to the compiler, and compiled for each dtype on
 first use. The machine code is cached beside this file.
 
-Three things make them fast. A kernel works on one level, so that the level's part of the table stays in the cache. It
-takes points in batches: first the corners of all their cells are found and touched, so that many cache misses pass at
-the same time; then comes the arithmetic. And points that follow each other in the same cell, as taps of a numerical
-gradient and samples along a ray mostly do, form a run, whose corners are looked up once: within a cell a feature is a
-polynomial in the position (x, y, z) with the eight terms 1, x, y, xy, z, xz, yz, xyz, which the corners determine.
-Backwards, the gradients of those eight coefficients are summed over the run before they go to the corners.
+Points come in batches: first their cells, the positions in them and the table rows of all corners are found, in loops
+that the compiler vectorises; then comes the interpolation, without a branch that depends on a point, so that the
+processor looks up the corners of several points at the same time. Forwards, levels are the outer loop, so that a
+level's part of the table stays in the cache; backwards, batches are, so that the incoming gradients do.
 
 Every kernel is sequential and its order of summation depends on nothing but its arguments; threads are given separate
 points (forwards) or separate levels (backwards), so results do not depend on their number.
 
 Arguments that all kernels share: ``points`` (3, N), axis by axis; ``table`` (E, F); ``levels``, of each level its
 (resolution, offset into the table, hash mask or 0 if dense), (L, 3) int64; ``scales`` (L,); ``cube``, (bound, inverse
-extent); ``level``, which one to work on; ``start`` and ``stop``, the range of points. Corners of a cell are numbered
-x + 2 y + 4 z, each coordinate 0 or 1. Kernels return the sum of what they touched, a number without meaning, lest the
-compiler leave the touching out.
+extent); ``start`` and ``stop``, the range of points; ``own_levels``, those to work on. Corners of a cell are numbered
+x + 2 y + 4 z, each coordinate 0 or 1.
 """
 
 from collections.abc import Callable
@@ -29,258 +26,242 @@ from numba import njit
 from ops.hash_grid.layout import HASH_PRIME_Y, HASH_PRIME_Z
 
 _BATCH = 128
-# levels up to this size stay in a core's own cache, where looking ahead gains nothing
-_CACHE_BYTES = 2**20
+_PRIME_Y, _PRIME_Z = np.uint32(HASH_PRIME_Y), np.uint32(HASH_PRIME_Z)
 # the harmless part of "fast": multiply-adds may be fused, but sums keep their order, and NaN and inf what they are
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
 @njit(**_OPTIONS)
-def _find_corners(x, y, z, level, rows):
-    """Write the table rows of the 8 corners of cell (x, y, z) into ``rows``."""
-    resolution, offset, mask = level[0], level[1], level[2]
-    for corner in range(8):
-        i, j, k = x + (corner & 1), y + (corner >> 1 & 1), z + (corner >> 2)
-        if mask == 0:
-            rows[corner] = offset + i + resolution * (j + resolution * k)
-        else:
-            rows[corner] = offset + ((i ^ (j * HASH_PRIME_Y) ^ (k * HASH_PRIME_Z)) & mask)
-
-
-@njit(**_OPTIONS)
 def _new_batch(dtype):
-    """Room for a batch: cells, positions within them and slopes, each axis by axis; starts and table rows of runs."""
-    cells, starts, rows = (
-        np.empty((3, _BATCH), np.int32),
-        np.empty(_BATCH + 1, np.int64),
-        np.empty((_BATCH, 8), np.int64),
-    )
-    return cells, np.empty((3, _BATCH), dtype), np.empty((3, _BATCH), dtype), starts, rows
+    """Room for a batch: cells, positions within them and cells per world unit, axis by axis; table rows of corners."""
+    # unsigned, for numba looks at the sign of any other index
+    cells, rows = np.empty((3, _BATCH), np.uint32), np.empty((8, _BATCH), np.uint32)
+    return cells, np.empty((3, _BATCH), dtype), np.empty((3, _BATCH), dtype), rows
 
 
 @njit(**_OPTIONS)
-def _locate(coordinates, level, scale, cube, cells, positions, slopes):
-    """Cells along one axis, positions within them, and cells per world unit (0 where the coordinate is clamped)."""
-    number = cube.dtype.type
-    zero, one, bound, inverse_extent = number(0), number(1), cube[0], cube[1]
-    last_cell = np.int32(level[0] - 2)
-    first_of_last, cells_per_unit = number(last_cell), scale * inverse_extent
-    for n in range(len(coordinates)):  # without branches, for LLVM to vectorise
-        unit = (coordinates[n] + bound) * inverse_extent
-        position = (zero if unit < zero else one if unit > one else unit) * scale
-        # written so that NaN takes the last cell, and stays NaN in the position within it
-        cell = np.int32(position) if position < first_of_last else last_cell
-        cells[n] = cell
-        positions[n] = position - number(cell)
-        slopes[n] = zero if (unit < zero) | (unit > one) else cells_per_unit
-
-
-@njit(**_OPTIONS)
-def _touch(table, rows):
-    """Sum of one value of each of 8 table rows, in pairs, so that no addition waits for more than two others."""
-    a, b = table[rows[0], 0] + table[rows[1], 0], table[rows[2], 0] + table[rows[3], 0]
-    c, d = table[rows[4], 0] + table[rows[5], 0], table[rows[6], 0] + table[rows[7], 0]
-    return (a + b) + (c + d)
-
-
-@njit(**_OPTIONS)
-def _find_runs(points, table, level, scale, cube, batch):
-    """Fill the batch from up to _BATCH points and return the number of runs of points that share a cell."""
-    cells, positions, slopes, starts, rows = batch
+def _locate(points, first, number, level, scale, cube, batch):
+    """Fill the batch, all but the cells per world unit, from ``number`` points; rows count from the level's first."""
+    cells, positions, _, rows = batch
+    real = cube.dtype.type
+    zero, one, bound, inverse_extent = real(0), real(1), cube[0], cube[1]
+    resolution, mask, last_cell = np.uint32(level[0]), np.uint32(level[2]), np.int32(level[0] - 2)
+    first_of_last = real(last_cell)
     for axis in range(3):
-        _locate(points[axis], level, scale, cube, cells[axis], positions[axis], slopes[axis])
-    entries = level[2] + 1 if level[2] else level[0] ** 3
-    is_touched = entries * table.shape[1] * table.itemsize > _CACHE_BYTES
-    num_runs, touched = 0, table.dtype.type(0)
-    for n in range(points.shape[1]):
-        i, j, k = cells[0, n], cells[1, n], cells[2, n]
-        if n == 0 or i != cells[0, n - 1] or j != cells[1, n - 1] or k != cells[2, n - 1]:
-            _find_corners(np.int64(i), np.int64(j), np.int64(k), level, rows[num_runs])
-            if is_touched:
-                touched += _touch(table, rows[num_runs])
-            starts[num_runs] = n
-            num_runs += 1
-    starts[num_runs] = points.shape[1]
-    return num_runs, touched
+        for n in range(number):
+            unit = (points[axis, first + n] + bound) * inverse_extent
+            position = (zero if unit < zero else one if unit > one else unit) * scale
+            # written so that NaN takes the last cell, and stays NaN in the position within it
+            cell = np.int32(position) if position < first_of_last else last_cell
+            cells[axis, n] = cell
+            positions[axis, n] = position - real(cell)
+    x, y, z = cells
+    if mask == 0:
+        to_y, to_z = resolution, resolution * resolution
+        for n in range(number):
+            row = x[n] + to_y * y[n] + to_z * z[n]
+            rows[0, n] = row
+            rows[1, n] = row + 1
+            rows[2, n] = row + to_y
+            rows[3, n] = row + to_y + 1
+            rows[4, n] = row + to_z
+            rows[5, n] = row + to_z + 1
+            rows[6, n] = row + to_z + to_y
+            rows[7, n] = row + to_z + to_y + 1
+    else:
+        for n in range(number):
+            # casts keep numba from going over to 64 bits
+            x0, y0, z0 = x[n], np.uint32(y[n] * _PRIME_Y), np.uint32(z[n] * _PRIME_Z)
+            x1, y1, z1 = np.uint32(x0 + np.uint32(1)), np.uint32(y0 + _PRIME_Y), np.uint32(z0 + _PRIME_Z)
+            rows[0, n] = (x0 ^ y0 ^ z0) & mask
+            rows[1, n] = (x1 ^ y0 ^ z0) & mask
+            rows[2, n] = (x0 ^ y1 ^ z0) & mask
+            rows[3, n] = (x1 ^ y1 ^ z0) & mask
+            rows[4, n] = (x0 ^ y0 ^ z1) & mask
+            rows[5, n] = (x1 ^ y0 ^ z1) & mask
+            rows[6, n] = (x0 ^ y1 ^ z1) & mask
+            rows[7, n] = (x1 ^ y1 ^ z1) & mask
 
 
 @njit(**_OPTIONS)
-def _polynomial(table, rows, f):
-    """Coefficients of x^i y^j z^k, numbered i + 2 j + 4 k, that pass through feature f of 8 corners."""
-    a, x = table[rows[0], f], table[rows[1], f] - table[rows[0], f]
-    y, xy = table[rows[2], f], table[rows[3], f] - table[rows[2], f]
-    z, xz = table[rows[4], f], table[rows[5], f] - table[rows[4], f]
-    yz, xyz = table[rows[6], f], table[rows[7], f] - table[rows[6], f]
-    y, xy, yz, xyz = y - a, xy - x, yz - z, xyz - xz
-    return a, x, y, xy, z - a, xz - x, yz - y, xyz - xy
+def _find_slopes(points, first, number, scale, cube, batch):
+    """Fill in the batch's cells per world unit, 0 along an axis on which the point is clamped."""
+    slopes = batch[2]
+    real = cube.dtype.type
+    zero, one, bound, inverse_extent = real(0), real(1), cube[0], cube[1]
+    for axis in range(3):
+        for n in range(number):
+            unit = (points[axis, first + n] + bound) * inverse_extent
+            slopes[axis, n] = zero if (unit < zero) | (unit > one) else scale * inverse_extent
 
 
 @njit(**_OPTIONS)
-def _add_polynomial(grad_table, rows, f, a, x, y, xy, z, xz, yz, xyz):
-    """The transpose of :func:`_polynomial`: gradients of the coefficients are added to those of the corners."""
-    a, y, z, yz = a - x, y - xy, z - xz, yz - xyz
-    a, x, z, xz = a - y, x - xy, z - yz, xz - xyz
-    grad_table[rows[0], f] += a - z
-    grad_table[rows[1], f] += x - xz
-    grad_table[rows[2], f] += y - yz
-    grad_table[rows[3], f] += xy - xyz
-    grad_table[rows[4], f] += z
-    grad_table[rows[5], f] += xz
-    grad_table[rows[6], f] += yz
-    grad_table[rows[7], f] += xyz
+def _corners(rows, n):
+    """Table rows of the corners of point n's cell, read before anything is written that might change them."""
+    return rows[0, n], rows[1, n], rows[2, n], rows[3, n], rows[4, n], rows[5, n], rows[6, n], rows[7, n]
+
+
+@njit(**_OPTIONS)
+def _edges(table, at, f):
+    """Feature f at the lower ends of the cell's four edges along x, and how much it grows along each of them."""
+    a, b, c, d = table[at[0], f], table[at[2], f], table[at[4], f], table[at[6], f]
+    to_a, to_b = table[at[1], f] - a, table[at[3], f] - b
+    to_c, to_d = table[at[5], f] - c, table[at[7], f] - d
+    return a, b, c, d, to_a, to_b, to_c, to_d
+
+
+@njit(**_OPTIONS)
+def _add_edges(grad_table, at, f, a, b, c, d, to_a, to_b, to_c, to_d):
+    """The transpose of :func:`_edges`."""
+    grad_table[at[0], f] += a - to_a
+    grad_table[at[1], f] += to_a
+    grad_table[at[2], f] += b - to_b
+    grad_table[at[3], f] += to_b
+    grad_table[at[4], f] += c - to_c
+    grad_table[at[5], f] += to_c
+    grad_table[at[6], f] += d - to_d
+    grad_table[at[7], f] += to_d
 
 
 @lru_cache
-def encode_kernel(features: int) -> Callable[..., float]:
-    """Kernel that writes one level's columns of ``encoded`` (N, A)."""
+def encode_kernel(features: int) -> Callable[..., None]:
+    """Kernel that writes the active levels' ``encoded`` (N, A)."""
 
     @njit(**_OPTIONS)
-    def encode(points, table, levels, scales, cube, level, start, stop, encoded):
-        batch = _, (x, y, z), _, starts, rows = _new_batch(table.dtype)
-        sink = table.dtype.type(0)
-        for first in range(start, stop, _BATCH):
-            chunk = points[:, first : min(first + _BATCH, stop)]
-            num_runs, touched = _find_runs(chunk, table, levels[level], scales[level], cube, batch)
-            sink += touched
-            for run in range(num_runs):
-                for f in range(features):
-                    p, px, py, pxy, pz, pxz, pyz, pxyz = _polynomial(table, rows[run], f)
-                    for n in range(starts[run], starts[run + 1]):
-                        value = p + py * y[n] + (pz + pyz * y[n]) * z[n]
-                        by_x = px + pxy * y[n] + (pxz + pxyz * y[n]) * z[n]
-                        encoded[first + n, level * features + f] = value + by_x * x[n]
-        return sink
+    def encode(points, table, levels, scales, cube, start, stop, encoded):
+        batch = _, (x, y, z), _, rows = _new_batch(table.dtype)
+        for level in range(encoded.shape[1] // features):
+            own_table, column = table[levels[level, 1] :], level * features
+            for first in range(start, stop, _BATCH):
+                number = min(_BATCH, stop - first)
+                _locate(points, first, number, levels[level], scales[level], cube, batch)
+                for n in range(number):
+                    at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    for f in range(features):
+                        a, b, c, d, to_a, to_b, to_c, to_d = _edges(own_table, at, f)
+                        a, b, c, d = a + to_a * u, b + to_b * u, c + to_c * u, d + to_d * u
+                        low, high = a + (b - a) * v, c + (d - c) * v
+                        encoded[first + n, column + f] = low + (high - low) * w
 
     return encode
 
 
 @lru_cache
-def encode_with_jacobian_kernel(features: int) -> Callable[..., float]:
-    """Kernel that writes one level's columns of ``encoded`` (N, A) and of its derivatives ``jacobian`` (N, 3, A)."""
+def encode_with_jacobian_kernel(features: int) -> Callable[..., None]:
+    """Kernel that writes the active levels' ``encoded`` (N, A) and its derivatives ``jacobian`` (N, 3, A)."""
 
     @njit(**_OPTIONS)
-    def encode_with_jacobian(points, table, levels, scales, cube, level, start, stop, encoded, jacobian):
-        batch = _, (x, y, z), (dx, dy, dz), starts, rows = _new_batch(table.dtype)
-        sink = table.dtype.type(0)
-        for first in range(start, stop, _BATCH):
-            chunk = points[:, first : min(first + _BATCH, stop)]
-            num_runs, touched = _find_runs(chunk, table, levels[level], scales[level], cube, batch)
-            sink += touched
-            for run in range(num_runs):
-                for f in range(features):
-                    column = level * features + f
-                    p, px, py, pxy, pz, pxz, pyz, pxyz = _polynomial(table, rows[run], f)
-                    for n in range(starts[run], starts[run + 1]):
-                        value = p + py * y[n] + (pz + pyz * y[n]) * z[n]
-                        by_x = px + pxy * y[n] + (pxz + pxyz * y[n]) * z[n]
-                        by_y = py + pxy * x[n] + (pyz + pxyz * x[n]) * z[n]
-                        by_z = pz + pxz * x[n] + (pyz + pxyz * x[n]) * y[n]
-                        encoded[first + n, column] = value + by_x * x[n]
-                        jacobian[first + n, 0, column] = by_x * dx[n]
-                        jacobian[first + n, 1, column] = by_y * dy[n]
-                        jacobian[first + n, 2, column] = by_z * dz[n]
-        return sink
+    def encode_with_jacobian(points, table, levels, scales, cube, start, stop, encoded, jacobian):
+        batch = _, (x, y, z), (dx, dy, dz), rows = _new_batch(table.dtype)
+        for level in range(encoded.shape[1] // features):
+            own_table, column = table[levels[level, 1] :], level * features
+            for first in range(start, stop, _BATCH):
+                number = min(_BATCH, stop - first)
+                _locate(points, first, number, levels[level], scales[level], cube, batch)
+                _find_slopes(points, first, number, scales[level], cube, batch)
+                for n in range(number):
+                    at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    for f in range(features):
+                        a, b, c, d, to_a, to_b, to_c, to_d = _edges(own_table, at, f)
+                        a, b, c, d = a + to_a * u, b + to_b * u, c + to_c * u, d + to_d * u
+                        low, high = a + (b - a) * v, c + (d - c) * v
+                        low_x, high_x = to_a + (to_b - to_a) * v, to_c + (to_d - to_c) * v
+                        encoded[first + n, column + f] = low + (high - low) * w
+                        jacobian[first + n, 0, column + f] = (low_x + (high_x - low_x) * w) * dx[n]
+                        jacobian[first + n, 1, column + f] = ((b - a) + ((d - c) - (b - a)) * w) * dy[n]
+                        jacobian[first + n, 2, column + f] = (high - low) * dz[n]
 
     return encode_with_jacobian
 
 
 @lru_cache
-def scatter_kernel(features: int) -> Callable[..., float]:
-    """Kernel that adds one level's part of the table's gradient to ``grad_table``, given ``grad_features`` (N, A)."""
+def scatter_kernel(features: int) -> Callable[..., None]:
+    """Kernel that adds its levels' part of the table's gradient to ``grad_table``, given ``grad_features`` (N, A)."""
 
     @njit(**_OPTIONS)
-    def scatter(points, grad_features, levels, scales, cube, level, grad_table):
-        batch = _, (x, y, z), _, starts, rows = _new_batch(grad_table.dtype)
-        zero = sink = grad_table.dtype.type(0)
+    def scatter(points, grad_features, levels, scales, cube, own_levels, grad_table):
+        batch = _, (x, y, z), _, rows = _new_batch(grad_table.dtype)
         for first in range(0, points.shape[1], _BATCH):
-            chunk = points[:, first : first + _BATCH]
-            num_runs, touched = _find_runs(chunk, grad_table, levels[level], scales[level], cube, batch)
-            sink += touched
-            for run in range(num_runs):
-                for f in range(features):
-                    p = px = py = pxy = pz = pxz = pyz = pxyz = zero
-                    for n in range(starts[run], starts[run + 1]):
-                        grad = grad_features[first + n, level * features + f]
-                        grad_y = grad * y[n]
-                        p += grad
-                        px += grad * x[n]
-                        py += grad_y
-                        pxy += grad_y * x[n]
-                        pz += grad * z[n]
-                        pxz += grad * z[n] * x[n]
-                        pyz += grad_y * z[n]
-                        pxyz += grad_y * z[n] * x[n]
-                    _add_polynomial(grad_table, rows[run], f, p, px, py, pxy, pz, pxz, pyz, pxyz)
-        return sink
+            number = min(_BATCH, points.shape[1] - first)
+            for level in own_levels:
+                own_table, column = grad_table[levels[level, 1] :], level * features
+                _locate(points, first, number, levels[level], scales[level], cube, batch)
+                for n in range(number):
+                    at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    for f in range(features):
+                        grad = grad_features[first + n, column + f]
+                        high = grad * w
+                        low = grad - high
+                        b, d = low * v, high * v
+                        a, c = low - b, high - d
+                        to_a, to_b, to_c, to_d = a * u, b * u, c * u, d * u
+                        _add_edges(own_table, at, f, a, b, c, d, to_a, to_b, to_c, to_d)
 
     return scatter
 
 
 @lru_cache
-def scatter_with_jacobian_kernel(features: int) -> Callable[..., float]:
+def scatter_with_jacobian_kernel(features: int) -> Callable[..., None]:
     """The same as :func:`scatter_kernel`, with ``grad_jacobian`` (N, 3, A) in the same pass."""
 
     @njit(**_OPTIONS)
-    def scatter_with_jacobian(points, grad_features, grad_jacobian, levels, scales, cube, level, grad_table):
-        batch = _, (x, y, z), (dx, dy, dz), starts, rows = _new_batch(grad_table.dtype)
-        zero = sink = grad_table.dtype.type(0)
+    def scatter_with_jacobian(points, grad_features, grad_jacobian, levels, scales, cube, own_levels, grad_table):
+        batch = _, (x, y, z), (dx, dy, dz), rows = _new_batch(grad_table.dtype)
         for first in range(0, points.shape[1], _BATCH):
-            chunk = points[:, first : first + _BATCH]
-            num_runs, touched = _find_runs(chunk, grad_table, levels[level], scales[level], cube, batch)
-            sink += touched
-            for run in range(num_runs):
-                for f in range(features):
-                    column = level * features + f
-                    p = px = py = pxy = pz = pxz = pyz = pxyz = zero
-                    for n in range(starts[run], starts[run + 1]):
-                        grad = grad_features[first + n, column]
-                        by_x = grad_jacobian[first + n, 0, column] * dx[n]
-                        by_y = grad_jacobian[first + n, 1, column] * dy[n]
-                        by_z = grad_jacobian[first + n, 2, column] * dz[n]
-                        to_x, to_y = grad * x[n] + by_x, grad * y[n] + by_y
-                        to_xy = to_x * y[n] + by_y * x[n]
-                        p += grad
-                        px += to_x
-                        py += to_y
-                        pxy += to_xy
-                        pz += grad * z[n] + by_z
-                        pxz += to_x * z[n] + by_z * x[n]
-                        pyz += to_y * z[n] + by_z * y[n]
-                        pxyz += to_xy * z[n] + by_z * x[n] * y[n]
-                    _add_polynomial(grad_table, rows[run], f, p, px, py, pxy, pz, pxz, pyz, pxyz)
-        return sink
+            number = min(_BATCH, points.shape[1] - first)
+            for level in own_levels:
+                own_table, column = grad_table[levels[level, 1] :], level * features
+                _locate(points, first, number, levels[level], scales[level], cube, batch)
+                _find_slopes(points, first, number, scales[level], cube, batch)
+                for n in range(number):
+                    at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    for f in range(features):
+                        by_x = grad_jacobian[first + n, 0, column + f] * dx[n]
+                        by_y = grad_jacobian[first + n, 1, column + f] * dy[n]
+                        by_z = grad_jacobian[first + n, 2, column + f] * dz[n]
+                        # the steps of encode_with_jacobian backwards
+                        grad = grad_features[first + n, column + f]
+                        high = grad * w + by_z
+                        low = grad - high
+                        high_y, high_x = by_y * w, by_x * w
+                        b, d = low * v + (by_y - high_y), high * v + high_y
+                        a, c = low - b, high - d
+                        d_x, b_x = high_x * v, (by_x - high_x) * v
+                        to_a, to_b = a * u + (by_x - high_x - b_x), b * u + b_x
+                        to_c, to_d = c * u + (high_x - d_x), d * u + d_x
+                        _add_edges(own_table, at, f, a, b, c, d, to_a, to_b, to_c, to_d)
 
     return scatter_with_jacobian
 
 
 @lru_cache
-def contract_second_derivatives_kernel(features: int) -> Callable[..., float]:
-    """Kernel that adds one level's part of d sum(jacobian * ``grad_jacobian`` (N, 3, A)) to ``grad_points`` (N, 3)."""
+def contract_second_derivatives_kernel(features: int) -> Callable[..., None]:
+    """Kernel that adds d sum(jacobian * ``grad_jacobian`` (N, 3, A)) by the points to ``grad_points`` (N, 3)."""
 
     @njit(**_OPTIONS)
-    def contract_second_derivatives(
-        points, table, grad_jacobian, levels, scales, cube, level, start, stop, grad_points
-    ):
-        batch = _, (x, y, z), (dx, dy, dz), starts, rows = _new_batch(table.dtype)
-        sink = table.dtype.type(0)
-        for first in range(start, stop, _BATCH):
-            chunk = points[:, first : min(first + _BATCH, stop)]
-            num_runs, touched = _find_runs(chunk, table, levels[level], scales[level], cube, batch)
-            sink += touched
-            for run in range(num_runs):
-                for f in range(features):
-                    column = level * features + f
-                    _, _, _, pxy, _, pxz, pyz, pxyz = _polynomial(table, rows[run], f)
-                    for n in range(starts[run], starts[run + 1]):
-                        by_xy = (pxy + pxyz * z[n]) * dx[n] * dy[n]
-                        by_xz = (pxz + pxyz * y[n]) * dx[n] * dz[n]
-                        by_yz = (pyz + pxyz * x[n]) * dy[n] * dz[n]
-                        to_x = grad_jacobian[first + n, 0, column]
-                        to_y = grad_jacobian[first + n, 1, column]
-                        to_z = grad_jacobian[first + n, 2, column]
+    def contract_second_derivatives(points, table, grad_jacobian, levels, scales, cube, start, stop, grad_points):
+        batch = _, (x, y, z), (dx, dy, dz), rows = _new_batch(table.dtype)
+        for level in range(grad_jacobian.shape[2] // features):
+            own_table, column = table[levels[level, 1] :], level * features
+            for first in range(start, stop, _BATCH):
+                number = min(_BATCH, stop - first)
+                _locate(points, first, number, levels[level], scales[level], cube, batch)
+                _find_slopes(points, first, number, scales[level], cube, batch)
+                for n in range(number):
+                    at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    for f in range(features):
+                        a, b, c, d, to_a, to_b, to_c, to_d = _edges(own_table, at, f)
+                        low_xy, high_xy = to_b - to_a, to_d - to_c
+                        low_x, high_x = to_a + low_xy * v, to_c + high_xy * v
+                        low_y, high_y = b - a + low_xy * u, d - c + high_xy * u
+                        by_xy = (low_xy + (high_xy - low_xy) * w) * dx[n] * dy[n]
+                        by_xz = (high_x - low_x) * dx[n] * dz[n]
+                        by_yz = (high_y - low_y) * dy[n] * dz[n]
+                        to_x = grad_jacobian[first + n, 0, column + f]
+                        to_y = grad_jacobian[first + n, 1, column + f]
+                        to_z = grad_jacobian[first + n, 2, column + f]
                         grad_points[first + n, 0] += by_xy * to_y + by_xz * to_z
                         grad_points[first + n, 1] += by_xy * to_x + by_yz * to_z
                         grad_points[first + n, 2] += by_xz * to_x + by_yz * to_y
-        return sink
 
     return contract_second_derivatives
