@@ -4,8 +4,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 
 BIN := .venv/bin
+# each is trained and tested on procedural furniture; imnet goes on from the checkpoint of imnet_autoencoder
+SHAPES := mean_shape mean_points r2n2 psgn onet imnet_autoencoder imnet
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo demo-shapes test lint clean
 
 setup: .venv/.setup
 
@@ -22,6 +24,15 @@ setup: .venv/.setup
 demo: setup
 	$(BIN)/python main.py fit --config configs/neuralangelo_demo.yaml
 	$(BIN)/python main.py test
+
+demo-shapes: $(SHAPES:%=demo-%)
+	$(BIN)/python -m callbacks.compare $(SHAPES:%=runs/%_shapes)
+
+# one after the other, also under make -j: each takes all cores
+.NOTPARALLEL:
+demo-%: setup
+	$(BIN)/python main.py fit --config configs/$*_shapes.yaml
+	$(BIN)/python main.py test --run_root runs/$*_shapes
 
 test: .venv/.test
 	$(BIN)/python -m pytest

@@ -28,6 +28,7 @@ SMALL_DATA = {
 SMALL_MODEL = {
     # the published table of 365 M parameters would be most of the time here
     "methods.neuralangelo.Neuralangelo": {"log2_table_size": 12, "occupancy_every": 1000},
+    "methods.mean_shape.MeanShape": {},
     "methods.r2n2.R2N2": {
         "encoder_channels": "[4, 4, 4, 4, 4, 4]", "decoder_channels": "[4, 4, 4, 4]", "grid_channels": 4,
     },
