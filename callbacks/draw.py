@@ -1,6 +1,7 @@
 """Pictures of what a method returned, in the run's folder and in Weights & Biases."""
 
 import io
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ MAX_CLOUD_POINTS = 20_000
 
 
 class Draw(Callback):
-    """Draws the first objects of every validation and test as PNG files in ``panels/``, and in W&B where it logs.
+    """Draws some objects of every validation and test as PNG files in ``panels/``, and in W&B where it logs.
 
     Args:
-        max_objects: objects drawn in each validation or test.
+        max_objects: objects drawn in each validation or test, spread evenly over all: datasets list them by category.
         max_views: rows of an object's panel of views.
         size: longest edge of one picture in a panel, pixels.
     """
@@ -28,14 +29,14 @@ class Draw(Callback):
     def __init__(self, max_objects: int = 4, max_views: int = 4, size: int = 512) -> None:
         self.max_objects, self.max_views, self.size = max_objects, max_views, size
         self._folder: Path | None = None
-        self._num_drawn = 0
+        self._num_seen, self._drawn_positions = 0, frozenset[int]()
         self._media: dict[str, list[tuple[str, Any]]] = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer)
+        self._start(trainer, trainer.val_dataloaders)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer)
+        self._start(trainer, trainer.test_dataloaders)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -53,10 +54,15 @@ class Draw(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, "test", training_steps(trainer, pl_module))
 
-    def _start(self, trainer: Trainer) -> None:
+    def _start(self, trainer: Trainer, loader: Any) -> None:
         folder = results_folder(trainer)
         self._folder = None if folder is None else folder / "panels"
-        self._num_drawn, self._media = 0, {}
+        # of this rank's objects, which the sampler counts; a stream of unknown length shows its first ones
+        sampler = getattr(loader, "sampler", None)
+        num_objects = len(sampler) if isinstance(sampler, Sized) else self.max_objects
+        num_drawn = min(self.max_objects, num_objects)
+        self._num_seen, self._media = 0, {}
+        self._drawn_positions = frozenset(i * num_objects // num_drawn for i in range(num_drawn))
 
     def _draw(self, trainer: Trainer, stage: str, outputs: Any, batch: Any) -> None:
         # the first rank's objects are enough to look at
@@ -64,8 +70,10 @@ class Draw(Callback):
             return
         if not isinstance(outputs, dict):
             return
-        for i, object_id in enumerate(object_ids(batch)[: self.max_objects - self._num_drawn]):
-            self._num_drawn += 1
+        for i, object_id in enumerate(object_ids(batch)):
+            self._num_seen += 1
+            if self._num_seen - 1 not in self._drawn_positions:
+                continue
             panels = self._panels(outputs, batch, i)
             for kind, panel in panels.items():
                 write_whole(self._folder / f"{stage}_{file_name(object_id)}_{kind}.png", png_bytes(panel))
