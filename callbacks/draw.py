@@ -1,7 +1,7 @@
 """Pictures of what a method returned, in the run's folder and in Weights & Biases."""
 
 import io
-from collections.abc import Sized
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ class Draw(Callback):
     def __init__(self, max_objects: int = 4, max_views: int = 4, size: int = 512) -> None:
         self.max_objects, self.max_views, self.size = max_objects, max_views, size
         self._folder: Path | None = None
-        self._num_seen, self._drawn_positions = 0, frozenset[int]()
+        self._num_drawn = self._num_batches_seen = 0
+        self._num_batches = 1.0
         self._media: dict[str, list[tuple[str, Any]]] = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer, trainer.val_dataloaders)
+        self._start(trainer, sum(trainer.num_val_batches))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(trainer, trainer.test_dataloaders)
+        self._start(trainer, sum(trainer.num_test_batches))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -54,15 +55,13 @@ class Draw(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, "test", training_steps(trainer, pl_module))
 
-    def _start(self, trainer: Trainer, loader: Any) -> None:
+    def _start(self, trainer: Trainer, num_batches: float) -> None:
         folder = results_folder(trainer)
         self._folder = None if folder is None else folder / "panels"
-        # of this rank's objects, which the sampler counts; a stream of unknown length shows its first ones
-        sampler = getattr(loader, "sampler", None)
-        num_objects = len(sampler) if isinstance(sampler, Sized) else self.max_objects
-        num_drawn = min(self.max_objects, num_objects)
-        self._num_seen, self._media = 0, {}
-        self._drawn_positions = frozenset(i * num_objects // num_drawn for i in range(num_drawn))
+        self._num_drawn = self._num_batches_seen = 0
+        # a stream of unknown length shows its first objects
+        self._num_batches = num_batches if math.isfinite(num_batches) else 1.0
+        self._media = {}
 
     def _draw(self, trainer: Trainer, stage: str, outputs: Any, batch: Any) -> None:
         # the first rank's objects are enough to look at
@@ -70,10 +69,14 @@ class Draw(Callback):
             return
         if not isinstance(outputs, dict):
             return
-        for i, object_id in enumerate(object_ids(batch)):
-            self._num_seen += 1
-            if self._num_seen - 1 not in self._drawn_positions:
+        ids = object_ids(batch)
+        shares = [(self._num_batches_seen + i / len(ids)) / self._num_batches for i in range(len(ids))]
+        self._num_batches_seen += 1
+        for i, (object_id, share) in enumerate(zip(ids, shares, strict=True)):
+            # the k-th of n pictures is of the first object after k / n of all
+            if self._num_drawn == self.max_objects or share < self._num_drawn / self.max_objects:
                 continue
+            self._num_drawn += 1
             panels = self._panels(outputs, batch, i)
             for kind, panel in panels.items():
                 write_whole(self._folder / f"{stage}_{file_name(object_id)}_{kind}.png", png_bytes(panel))

@@ -69,7 +69,7 @@ def test_resumed_run_ends_and_tests_as_the_straight_one(name, place, monkeypatch
     assert not all(row["is_empty"] == "True" for row in _rows(straight))
 
 
-@pytest.mark.parametrize("name", ["r2n2_shapes", "psgn_shapes"])
+@pytest.mark.parametrize("name", SMALL)
 def test_two_ranks_score_every_object_as_one_does(name, place, monkeypatch):
     monkeypatch.chdir(place)
     main(["fit", "--config", f"{name}.yaml", "--run_name", f"{name}_ranks"])

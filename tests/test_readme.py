@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from datamodules.synthetic import SyntheticScene
 from main import main
@@ -49,7 +50,9 @@ def _kind(words: list[str]) -> str:
     match words:
         case ["python", "main.py", *_]:
             return "main"
-        case ["python", "-m", module, *_] if module.startswith(("datamodules.", "benchmarks.")):
+        case ["python", "-m", module, *_] if module.startswith(
+            ("datamodules.", "benchmarks.", "callbacks.", "metrics.")
+        ):
             return "program"
         case ["python", path, *_] if path.startswith("benchmarks/"):
             return "program"
@@ -81,10 +84,15 @@ def test_every_command_is_of_a_kind_that_is_tested():
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A folder that looks to the README's commands like the checkout, with one small scan where its configs look."""
+    """A folder that looks to the README's commands like the checkout, with the data that they name, but small."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     scene = SyntheticScene(num_views=42, root=str(tmp_path / "made"), **SMALL_SCENE)
     scene.write_neus_layout(tmp_path / "data/dtu/dtu_scan24")
+    (tmp_path / "my_pictures").mkdir()
+    for k in range(2):
+        picture = Image.new("RGBA", (40, 30))
+        picture.paste((200, 100, 50, 255), (10, 5, 30 - k, 25))
+        picture.save(tmp_path / f"my_pictures/{k}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -162,9 +170,12 @@ def test_program_takes_the_flags_it_is_shown_with(words):
 
 def test_targets_of_make_exist_and_the_demo_is_a_fit_and_a_test():
     targets = {tuple(words[1:]) for words in _of_kind("make")}
-    assert {("demo",), ("test",)} <= targets
+    assert {("demo",), ("demo-shapes",), ("test",)} <= targets
     for target in targets:
         _make(*target)
+    fits = re.findall(r"main\.py fit --config configs/(\w+)_shapes\.yaml", _make("demo-shapes"))
+    assert fits.index("imnet_autoencoder") < fits.index("imnet")  # whose checkpoint it takes
+    assert {f"{name}_shapes.yaml" for name in fits} == {path.name for path in (ROOT / "configs").glob("*_shapes.yaml")}
     shown = _make("demo")
     assert re.search(r"main\.py fit --config configs/neuralangelo_demo\.yaml\n.*main\.py test\n", shown)
 

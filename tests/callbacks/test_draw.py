@@ -35,9 +35,9 @@ def test_names_say_stage_step_object_and_kind(tmp_path: Path) -> None:
 
 
 def test_max_objects_are_drawn_spread_over_all_and_an_empty_shape_has_no_picture(tmp_path: Path) -> None:
-    trainer(tmp_path, [Draw(max_objects=3, size=32)]).test(ToyMethod(empty=(2,)), loader(7), verbose=False)
+    trainer(tmp_path, [Draw(max_objects=3, size=32)]).test(ToyMethod(empty=(3,)), loader(7), verbose=False)
     assert _names(tmp_path) == [
-        f"test_thing_{k}" for k in ("0_shape.png", "0_views.png", "2_views.png", "4_shape.png", "4_views.png")
+        f"test_thing_{k}" for k in ("0_shape.png", "0_views.png", "3_views.png", "6_shape.png", "6_views.png")
     ]
 
 
