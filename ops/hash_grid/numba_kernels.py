@@ -3,15 +3,14 @@
 A kernel is made for each number of features F, which is then a constant to the compiler, and compiled for each dtype on
 first use. The machine code is cached beside this file.
 
-Points come in batches: first their cells, the positions in them and the table rows of all corners are found, in loops
-that the compiler vectorises; then comes the interpolation, without a branch that depends on a point, so that the
-processor looks up the corners of several points at the same time. Forwards, levels are the outer loop, so that a
-level's part of the table stays in the cache; backwards, batches are, so that the incoming gradients do.
+Points come in batches, which go through all levels while they are in the cache. First cells, positions in them and the
+table rows of all corners are found, in loops that the compiler vectorises; then comes the interpolation, without a
+branch that depends on a point, so that the processor looks up the corners of several points at the same time.
 
 Every kernel is sequential and its order of summation depends on nothing but its arguments; threads are given separate
 points (forwards) or separate levels (backwards), so results do not depend on their number.
 
-Arguments that all kernels share: ``points`` (3, N), axis by axis; ``table`` (E, F); ``levels``, of each level its
+Arguments that all kernels share: ``points`` (N, 3); ``table`` (E, F); ``levels``, of each level its
 (resolution, offset into the table, hash mask or 0 if dense), (L, 3) int64; ``scales`` (L,); ``cube``, (bound, inverse
 extent); ``start`` and ``stop``, the range of points; ``own_levels``, those to work on. Corners of a cell are numbered
 x + 2 y + 4 z, each coordinate 0 or 1.
@@ -25,7 +24,7 @@ from numba import njit
 
 from ops.hash_grid.layout import HASH_PRIME_Y, HASH_PRIME_Z
 
-_BATCH = 128
+_BATCH = 256
 _PRIME_Y, _PRIME_Z = np.uint32(HASH_PRIME_Y), np.uint32(HASH_PRIME_Z)
 # the harmless part of "fast": multiply-adds may be fused, but sums keep their order, and NaN and inf what they are
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
@@ -33,24 +32,36 @@ _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"
 
 @njit(**_OPTIONS)
 def _new_batch(dtype):
-    """Room for a batch: cells, positions within them and cells per world unit, axis by axis; table rows of corners."""
+    """Room for a batch, axis by axis: coordinates, whether inside, cells, positions; and table rows of corners."""
+    coordinates, is_inside = np.empty((3, _BATCH), dtype), np.empty((3, _BATCH), dtype)
     # unsigned, for numba looks at the sign of any other index
     cells, rows = np.empty((3, _BATCH), np.uint32), np.empty((8, _BATCH), np.uint32)
-    return cells, np.empty((3, _BATCH), dtype), np.empty((3, _BATCH), dtype), rows
+    return coordinates, is_inside, cells, np.empty((3, _BATCH), dtype), rows
 
 
 @njit(**_OPTIONS)
-def _locate(points, first, number, level, scale, cube, batch):
-    """Fill the batch, all but the cells per world unit, from ``number`` points; rows count from the level's first."""
-    cells, positions, _, rows = batch
+def _load(points, first, number, cube, batch):
+    """Take ``number`` points into the batch: coordinates in [0, 1], and 0 instead of 1 where one had to be clamped."""
+    coordinates, is_inside = batch[0], batch[1]
     real = cube.dtype.type
     zero, one, bound, inverse_extent = real(0), real(1), cube[0], cube[1]
+    for axis in range(3):
+        for n in range(number):
+            coordinate = (points[first + n, axis] + bound) * inverse_extent
+            coordinates[axis, n] = zero if coordinate < zero else one if coordinate > one else coordinate
+            is_inside[axis, n] = zero if (coordinate < zero) | (coordinate > one) else one
+
+
+@njit(**_OPTIONS)
+def _locate(number, level, scale, batch):
+    """Find one level's cells, the positions in them, and the rows of their corners, counted from the level's first."""
+    coordinates, _, cells, positions, rows = batch
+    real = coordinates.dtype.type
     resolution, mask, last_cell = np.uint32(level[0]), np.uint32(level[2]), np.int32(level[0] - 2)
     first_of_last = real(last_cell)
     for axis in range(3):
         for n in range(number):
-            unit = (points[axis, first + n] + bound) * inverse_extent
-            position = (zero if unit < zero else one if unit > one else unit) * scale
+            position = coordinates[axis, n] * scale
             # written so that NaN takes the last cell, and stays NaN in the position within it
             cell = np.int32(position) if position < first_of_last else last_cell
             cells[axis, n] = cell
@@ -81,18 +92,6 @@ def _locate(points, first, number, level, scale, cube, batch):
             rows[5, n] = (x1 ^ y0 ^ z1) & mask
             rows[6, n] = (x0 ^ y1 ^ z1) & mask
             rows[7, n] = (x1 ^ y1 ^ z1) & mask
-
-
-@njit(**_OPTIONS)
-def _find_slopes(points, first, number, scale, cube, batch):
-    """Fill in the batch's cells per world unit, 0 along an axis on which the point is clamped."""
-    slopes = batch[2]
-    real = cube.dtype.type
-    zero, one, bound, inverse_extent = real(0), real(1), cube[0], cube[1]
-    for axis in range(3):
-        for n in range(number):
-            unit = (points[axis, first + n] + bound) * inverse_extent
-            slopes[axis, n] = zero if (unit < zero) | (unit > one) else scale * inverse_extent
 
 
 @njit(**_OPTIONS)
@@ -129,12 +128,13 @@ def encode_kernel(features: int) -> Callable[..., None]:
 
     @njit(**_OPTIONS)
     def encode(points, table, levels, scales, cube, start, stop, encoded):
-        batch = _, (x, y, z), _, rows = _new_batch(table.dtype)
-        for level in range(encoded.shape[1] // features):
-            own_table, column = table[levels[level, 1] :], level * features
-            for first in range(start, stop, _BATCH):
-                number = min(_BATCH, stop - first)
-                _locate(points, first, number, levels[level], scales[level], cube, batch)
+        batch = _, _, _, (x, y, z), rows = _new_batch(table.dtype)
+        for first in range(start, stop, _BATCH):
+            number = min(_BATCH, stop - first)
+            _load(points, first, number, cube, batch)
+            for level in range(encoded.shape[1] // features):
+                own_table, column = table[levels[level, 1] :], level * features
+                _locate(number, levels[level], scales[level], batch)
                 for n in range(number):
                     at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
                     for f in range(features):
@@ -152,24 +152,26 @@ def encode_with_jacobian_kernel(features: int) -> Callable[..., None]:
 
     @njit(**_OPTIONS)
     def encode_with_jacobian(points, table, levels, scales, cube, start, stop, encoded, jacobian):
-        batch = _, (x, y, z), (dx, dy, dz), rows = _new_batch(table.dtype)
-        for level in range(encoded.shape[1] // features):
-            own_table, column = table[levels[level, 1] :], level * features
-            for first in range(start, stop, _BATCH):
-                number = min(_BATCH, stop - first)
-                _locate(points, first, number, levels[level], scales[level], cube, batch)
-                _find_slopes(points, first, number, scales[level], cube, batch)
+        batch = _, (x_in, y_in, z_in), _, (x, y, z), rows = _new_batch(table.dtype)
+        for first in range(start, stop, _BATCH):
+            number = min(_BATCH, stop - first)
+            _load(points, first, number, cube, batch)
+            for level in range(encoded.shape[1] // features):
+                own_table, column = table[levels[level, 1] :], level * features
+                _locate(number, levels[level], scales[level], batch)
+                per_unit = scales[level] * cube[1]  # cells
                 for n in range(number):
                     at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    du, dv, dw = x_in[n] * per_unit, y_in[n] * per_unit, z_in[n] * per_unit
                     for f in range(features):
                         a, b, c, d, to_a, to_b, to_c, to_d = _edges(own_table, at, f)
                         a, b, c, d = a + to_a * u, b + to_b * u, c + to_c * u, d + to_d * u
                         low, high = a + (b - a) * v, c + (d - c) * v
                         low_x, high_x = to_a + (to_b - to_a) * v, to_c + (to_d - to_c) * v
                         encoded[first + n, column + f] = low + (high - low) * w
-                        jacobian[first + n, 0, column + f] = (low_x + (high_x - low_x) * w) * dx[n]
-                        jacobian[first + n, 1, column + f] = ((b - a) + ((d - c) - (b - a)) * w) * dy[n]
-                        jacobian[first + n, 2, column + f] = (high - low) * dz[n]
+                        jacobian[first + n, 0, column + f] = (low_x + (high_x - low_x) * w) * du
+                        jacobian[first + n, 1, column + f] = ((b - a) + ((d - c) - (b - a)) * w) * dv
+                        jacobian[first + n, 2, column + f] = (high - low) * dw
 
     return encode_with_jacobian
 
@@ -180,12 +182,13 @@ def scatter_kernel(features: int) -> Callable[..., None]:
 
     @njit(**_OPTIONS)
     def scatter(points, grad_features, levels, scales, cube, own_levels, grad_table):
-        batch = _, (x, y, z), _, rows = _new_batch(grad_table.dtype)
-        for first in range(0, points.shape[1], _BATCH):
-            number = min(_BATCH, points.shape[1] - first)
+        batch = _, _, _, (x, y, z), rows = _new_batch(grad_table.dtype)
+        for first in range(0, len(points), _BATCH):
+            number = min(_BATCH, len(points) - first)
+            _load(points, first, number, cube, batch)
             for level in own_levels:
                 own_table, column = grad_table[levels[level, 1] :], level * features
-                _locate(points, first, number, levels[level], scales[level], cube, batch)
+                _locate(number, levels[level], scales[level], batch)
                 for n in range(number):
                     at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
                     for f in range(features):
@@ -206,19 +209,21 @@ def scatter_with_jacobian_kernel(features: int) -> Callable[..., None]:
 
     @njit(**_OPTIONS)
     def scatter_with_jacobian(points, grad_features, grad_jacobian, levels, scales, cube, own_levels, grad_table):
-        batch = _, (x, y, z), (dx, dy, dz), rows = _new_batch(grad_table.dtype)
-        for first in range(0, points.shape[1], _BATCH):
-            number = min(_BATCH, points.shape[1] - first)
+        batch = _, (x_in, y_in, z_in), _, (x, y, z), rows = _new_batch(grad_table.dtype)
+        for first in range(0, len(points), _BATCH):
+            number = min(_BATCH, len(points) - first)
+            _load(points, first, number, cube, batch)
             for level in own_levels:
                 own_table, column = grad_table[levels[level, 1] :], level * features
-                _locate(points, first, number, levels[level], scales[level], cube, batch)
-                _find_slopes(points, first, number, scales[level], cube, batch)
+                _locate(number, levels[level], scales[level], batch)
+                per_unit = scales[level] * cube[1]  # cells
                 for n in range(number):
                     at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    du, dv, dw = x_in[n] * per_unit, y_in[n] * per_unit, z_in[n] * per_unit
                     for f in range(features):
-                        by_x = grad_jacobian[first + n, 0, column + f] * dx[n]
-                        by_y = grad_jacobian[first + n, 1, column + f] * dy[n]
-                        by_z = grad_jacobian[first + n, 2, column + f] * dz[n]
+                        by_x = grad_jacobian[first + n, 0, column + f] * du
+                        by_y = grad_jacobian[first + n, 1, column + f] * dv
+                        by_z = grad_jacobian[first + n, 2, column + f] * dw
                         # the steps of encode_with_jacobian backwards
                         grad = grad_features[first + n, column + f]
                         high = grad * w + by_z
@@ -240,23 +245,25 @@ def contract_second_derivatives_kernel(features: int) -> Callable[..., None]:
 
     @njit(**_OPTIONS)
     def contract_second_derivatives(points, table, grad_jacobian, levels, scales, cube, start, stop, grad_points):
-        batch = _, (x, y, z), (dx, dy, dz), rows = _new_batch(table.dtype)
-        for level in range(grad_jacobian.shape[2] // features):
-            own_table, column = table[levels[level, 1] :], level * features
-            for first in range(start, stop, _BATCH):
-                number = min(_BATCH, stop - first)
-                _locate(points, first, number, levels[level], scales[level], cube, batch)
-                _find_slopes(points, first, number, scales[level], cube, batch)
+        batch = _, (x_in, y_in, z_in), _, (x, y, z), rows = _new_batch(table.dtype)
+        for first in range(start, stop, _BATCH):
+            number = min(_BATCH, stop - first)
+            _load(points, first, number, cube, batch)
+            for level in range(grad_jacobian.shape[2] // features):
+                own_table, column = table[levels[level, 1] :], level * features
+                _locate(number, levels[level], scales[level], batch)
+                per_unit = scales[level] * cube[1]  # cells
                 for n in range(number):
                     at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    du, dv, dw = x_in[n] * per_unit, y_in[n] * per_unit, z_in[n] * per_unit
                     for f in range(features):
                         a, b, c, d, to_a, to_b, to_c, to_d = _edges(own_table, at, f)
                         low_xy, high_xy = to_b - to_a, to_d - to_c
                         low_x, high_x = to_a + low_xy * v, to_c + high_xy * v
                         low_y, high_y = b - a + low_xy * u, d - c + high_xy * u
-                        by_xy = (low_xy + (high_xy - low_xy) * w) * dx[n] * dy[n]
-                        by_xz = (high_x - low_x) * dx[n] * dz[n]
-                        by_yz = (high_y - low_y) * dy[n] * dz[n]
+                        by_xy = (low_xy + (high_xy - low_xy) * w) * du * dv
+                        by_xz = (high_x - low_x) * du * dw
+                        by_yz = (high_y - low_y) * dv * dw
                         to_x = grad_jacobian[first + n, 0, column + f]
                         to_y = grad_jacobian[first + n, 1, column + f]
                         to_z = grad_jacobian[first + n, 2, column + f]
