@@ -45,6 +45,7 @@ class ImageFolder(ObjectDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_views=eval_views, **kwargs)
+        self.categories = None  # they come along with the settings of the training and mean nothing here
         if not 0 < fill <= 1 or picture_size < 1:
             raise ValueError(
                 f"fill is {fill} and picture_size {picture_size}, expected a share up to 1 and a size of at least 1"

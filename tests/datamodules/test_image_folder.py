@@ -166,3 +166,9 @@ def test_real_renderings_are_framed_as_they_are(test_data: Path) -> None:
     # the same picture but for where it stood
     moved = np.roll(alpha, (68 - (rows.min() + rows.max()) // 2, 68 - (columns.min() + columns.max()) // 2), (0, 1))
     assert (moved & again).sum() / (moved | again).sum() > 0.9
+
+
+def test_categories_that_the_method_was_trained_on_do_not_matter(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    (batch,) = batches(tmp_path, categories=["chair"])
+    assert batch["object_id"] == ["a"]
