@@ -50,8 +50,8 @@ def _check_area(corners: np.ndarray, before: float, density: float) -> float:
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum() / 2
     if before + area > MOST_SAMPLES * density**2:
         raise ValueError(
-            f"A mesh of area {before + area:.3g} or more has over {MOST_SAMPLES:.0e} points {density} apart; check that "
-            f"it is in the frame and unit that the density is meant for"
+            f"A mesh of area {before + area:.3g} or more has over {MOST_SAMPLES:.0e} points {density} apart; check "
+            f"that it is in the frame and unit that the density is meant for"
         )
     return area
 
