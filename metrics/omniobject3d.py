@@ -1,8 +1,8 @@
 """OmniObject3D's Chamfer distance, after ``tools/mesh_eval.py`` of its repository.
 
 Restated: both meshes become points of even density, as in DTU's evaluation; the mean distance each way leaves out what
-is farther than ``max_dist``; the score is the mean of the two. Nothing is culled, masked or aligned. The scan is brought
-into the frame of the rendered views first: times ``scale``, then its y axis upwards along z.
+is farther than ``max_dist``; the score is the mean of the two. Nothing is culled, masked or aligned. The scan is
+brought into the frame of the rendered views first: times ``scale``, then its y axis upwards along z.
 """
 
 import warnings
