@@ -95,8 +95,8 @@ def _surface_batch(truth: Path, metric: PerObjectMetric) -> ObjectBatch:
         is_mesh_file = truth.suffix.lower() not in POINTS
         points = read_shape(truth).vertices if is_mesh_file else read_surface_points(truth, 0, torch.Generator())[0]
         return ObjectBatch(surface_points=points[None])
-    # another stream than the shape's own sample: a mesh against itself must not be 0 by the same draws
-    generator = torch.Generator().manual_seed(metric.seed + 2**32)
+    # another stream than that of the shape, or a mesh would be 0 from itself; the generator keeps 32 bits of a seed
+    generator = torch.Generator().manual_seed(metric.seed + 2**31)
     points, normals = read_surface_points(truth, metric.num_points, generator)
     return ObjectBatch(surface_points=points[None], **({} if normals is None else {"surface_normals": normals[None]}))
 
@@ -168,7 +168,7 @@ def main(args: list[str] | None = None) -> Row:
     """Score a mesh, print the scores and write them; returns what was written."""
     parser = _parser()
     given = parser.parse_args(args)
-    metric: Any = parser.instantiate_classes(given)[given.protocol]
+    metric: Any = parser.instantiate(given)[given.protocol]
     shape = read_shape(given.mesh)
     if given.alignment is not None:
         shape = shape.transformed(read_alignment(given.alignment))
