@@ -184,18 +184,25 @@ def file_contents(shape: Shape | TexturedShape, kind: Literal["ply", "obj", "glb
 def _textured_contents(textured_shape: TexturedShape, kind: str, name: str) -> dict[str, bytes]:
     shape = textured_shape.shape
     picture = Image.fromarray(textured_shape.texture.numpy())
-    mesh = trimesh.Trimesh(shape.vertices.detach().cpu().numpy(), shape.faces.cpu().numpy(), process=False)
+    mesh = trimesh.Trimesh(
+        shape.vertices.detach().cpu().numpy(),
+        shape.faces.cpu().numpy(),
+        vertex_normals=textured_shape.normals.numpy(),
+        process=False,
+    )
     if kind == "glb":
         # not a metal and not a mirror: the colours are all there is to know
         material = trimesh.visual.material.PBRMaterial(
             baseColorTexture=picture, metallicFactor=0.0, roughnessFactor=1.0
         )
         mesh.visual = trimesh.visual.TextureVisuals(textured_shape.uv.numpy(), material=material)
-        return {".glb": mesh.export(file_type="glb")}
+        return {".glb": mesh.export(file_type="glb", include_normals=True)}
     if kind == "ply":
         raise ValueError("A .ply carries no texture here; write .obj or .glb")
     mesh.visual = trimesh.visual.TextureVisuals(textured_shape.uv.numpy(), image=picture)
-    text, others = trimesh.exchange.obj.export_obj(mesh, return_texture=True, mtl_name=f"{name}.mtl")
+    text, others = trimesh.exchange.obj.export_obj(
+        mesh, include_normals=True, return_texture=True, mtl_name=f"{name}.mtl"
+    )
     (old,) = set(others) - {f"{name}.mtl"}
     material = others[f"{name}.mtl"].decode().replace(old, f"{name}_texture.png")
     return {".obj": text.encode(), ".mtl": material.encode(), "_texture.png": others[old]}

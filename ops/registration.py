@@ -38,27 +38,35 @@ def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def iterative_closest_points(
-    source: np.ndarray, target: np.ndarray, max_distance: float, max_iterations: int = 30
+    source: np.ndarray,
+    target: np.ndarray,
+    max_distance: float,
+    max_iterations: int = 30,
+    share_tolerance: float = 1e-6,
+    error_tolerance: float = 1e-6,
 ) -> np.ndarray:
     """The similarity (4, 4) that iterative closest points end at, starting from the identity.
 
-    Partners farther apart than ``max_distance`` do not count; the iteration ends when the share of points with a
-    partner changes by less than 1e-6. With fewer than three partners it is the identity.
+    Partners farther apart than ``max_distance`` do not count. With fewer than three of them it goes no further.
 
     Args:
         source: (N, 3), moved.
         target: (M, 3), fixed.
         max_distance: unit of the points.
         max_iterations: the most there are.
+        share_tolerance: it ends when the share of points that have a partner changes by less than this,
+        error_tolerance: and the root mean square of their distances by less than this, unit of the points.
     """
-    result, moved, share = np.eye(4), source, -1.0
+    result, moved, share, error = np.eye(4), source, np.inf, np.inf
     points = torch.from_numpy(np.ascontiguousarray(target))
     for _ in range(max_iterations):
         distances, index = nearest_distances(torch.from_numpy(np.ascontiguousarray(moved)), points)
         near = (distances < max_distance).numpy()
-        if near.sum() < 3 or abs(near.mean() - share) < 1e-6:
+        if near.sum() < 3:
             break
-        share = near.mean()
+        before, share, error = (share, error), near.mean(), np.sqrt(np.mean(distances.numpy()[near] ** 2))
+        if abs(before[0] - share) < share_tolerance and abs(before[1] - error) < error_tolerance:
+            break
         update = similarity_between(moved[near], target[index.numpy()[near]])
         result = update @ result
         moved = source @ result[:3, :3].T + result[:3, 3]

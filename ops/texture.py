@@ -13,7 +13,7 @@ from lightning_utilities.core.imports import RequirementCache
 from torch import Tensor
 
 from ops.chunks import map_chunks
-from ops.rasterize import rasterize
+from ops.rasterize import rasterize, vertex_normals
 from ops.types import Shape
 
 XATLAS = RequirementCache("xatlas")
@@ -28,11 +28,13 @@ class TexturedShape:
 
     Attributes:
         shape: vertices, faces and vertex colours as they were, where there were any.
+        normals: (N, 3) unit, those of the whole mesh, so that no chart's border shows as a crease.
         uv: (N, 2) in [0, 1]; (0, 0) is the lower left corner of the picture, as in OBJ files.
         texture: (H, W, 3) uint8, sRGB, the top row first.
     """
 
     shape: Shape
+    normals: Tensor
     uv: Tensor
     texture: Tensor
 
@@ -59,6 +61,7 @@ def textured(
         raise ValueError("A texture needs colours: this shape has none, and its method no colour field")
     vertices, faces = shape.vertices.detach().double().cpu(), shape.faces.cpu()
     origin, new_faces, uv, (width, height) = _unwrapped(vertices.numpy(), faces.numpy(), size)
+    normals = vertex_normals(Shape(vertices, faces))[origin].float()
     vertices = vertices[origin]
     flat = torch.cat([uv * torch.tensor([width, height]), torch.ones(len(uv), 1)], dim=1)
     flat[:, 1] = height - flat[:, 1]
@@ -77,7 +80,7 @@ def textured(
     nearest = scipy.ndimage.distance_transform_edt(~seen.numpy(), return_distances=False, return_indices=True)
     picture = picture[tuple(torch.from_numpy(nearest).long())]
     color = None if colors is None else colors.float()
-    return TexturedShape(Shape(vertices.to(shape.vertices.dtype), new_faces, color), uv.float(), picture)
+    return TexturedShape(Shape(vertices.to(shape.vertices.dtype), new_faces, color), normals, uv.float(), picture)
 
 
 def _unwrapped(vertices: np.ndarray, faces: np.ndarray, size: int) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
