@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from callbacks.curve import loss_curve
 from callbacks.results import file_name, results_folder, training_steps, write_whole
-from callbacks.score import FACTS
+from metrics.record import FACTS
 
 MAX_ROWS = 200
 

@@ -3,15 +3,16 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import trimesh
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from callbacks.export import Export, file_contents, remove_exports, up_axis
 from callbacks.results import file_name, gathered, object_ids, results_folder, write_whole
 from ops.types import ObjectBatch, Shape
 
@@ -22,12 +23,18 @@ class SaveShapes(Callback):
     Beside ``<object>.ply`` lies ``<object>.json`` with the object's name, sizes, bounding box and its
     ``normalized_to_dataset``. An empty shape writes nothing; after ``predict`` it makes the command fail.
 
+    A second one with a folder of its own writes more formats, ``python main.py predict --trainer.callbacks+
+    callbacks.save.SaveShapes --trainer.callbacks.folder export --trainer.callbacks.formats '[obj, glb]'``. A method
+    with a ``color_field``, (n, 3) points in the normalised frame -> (n, 3) sRGB, has its textures from there.
+
     Args:
         folder: name of the folder in the run's folder.
+        **kwargs: What else is written, see ``Export``.
     """
 
-    def __init__(self, folder: str = "shapes") -> None:
+    def __init__(self, folder: str = "shapes", **kwargs: Any) -> None:
         self.folder = folder
+        self.export = Export(**kwargs)
         self._path: Path | None = None
         self._saved: set[int] = set()
         self._empty: dict[int, str] = {}
@@ -45,12 +52,12 @@ class SaveShapes(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._save(outputs["shapes"], batch)
+        self._save(outputs, batch, getattr(pl_module, "color_field", None))
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._save(outputs["shapes"], batch)
+        self._save(outputs, batch, getattr(pl_module, "color_field", None))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer)
@@ -77,16 +84,25 @@ class SaveShapes(Callback):
             (self._path / ".names").mkdir(parents=True)
         trainer.strategy.barrier("SaveShapes")
 
-    def _save(self, shapes: list[Shape], batch: ObjectBatch) -> None:
+    def _save(self, outputs: Any, batch: ObjectBatch, color_field: Callable[[Tensor], Tensor] | None) -> None:
+        shapes = outputs["shapes"]
         to_dataset = batch.get("normalized_to_dataset", [None] * len(shapes))
         rows = zip(shapes, batch["object_index"].tolist(), object_ids(batch), to_dataset, strict=True)
-        for shape, index, object_id, matrix in rows:
+        for i, (shape, index, object_id, matrix) in enumerate(rows):
+            shape = self.export.prepared(shape, batch, i)
             if shape.is_empty:
                 self._empty[index] = object_id
             else:
                 self._saved.add(index)
-            if self._path is not None:
-                _write(shape, self._path / _claimed(self._path / ".names", object_id, index), object_id, index, matrix)
+            if self._path is None:
+                continue
+            stem = self._path / _claimed(self._path / ".names", object_id, index)
+            _write(shape, stem, object_id, index, matrix)
+            remove_exports(stem)
+            if not shape.is_empty:
+                self.export.write(shape, stem, _in_dataset_frame(color_field, matrix), up_axis(batch, i))
+                if "voxels" in outputs:
+                    self.export.write_voxels(outputs["voxels"][i], stem, matrix)
 
     def _finish(self, trainer: Trainer) -> None:
         ranks = gathered((self._saved, self._empty))
@@ -100,17 +116,25 @@ class SaveShapes(Callback):
         rank_zero_info(f"{len(self._saved)} shapes in {self._path}{empty}")
 
 
+def _in_dataset_frame(
+    color_field: Callable[[Tensor], Tensor] | None, to_dataset: Tensor | None
+) -> Callable[[Tensor], Tensor] | None:
+    """A colour field of the normalised frame as one of the dataset's, on whatever device the matrix is."""
+    if color_field is None:
+        return None
+    to_normalized = torch.linalg.inv(torch.eye(4).double() if to_dataset is None else to_dataset.double())
+
+    def colors(points: Tensor) -> Tensor:
+        # doubles: DTU is 600 mm from its origin, and a texel is a tenth of one
+        moved = points.to(to_normalized) @ to_normalized[:3, :3].T + to_normalized[:3, 3]
+        return color_field(moved.float())
+
+    return colors
+
+
 def ply_bytes(shape: Shape) -> bytes:
     """A binary little-endian PLY: float32 positions, uint8 colours where the shape has them, triangles if a mesh."""
-    vertices = shape.vertices.detach().cpu().numpy()
-    colors = None
-    if shape.vertex_colors is not None:
-        colors = (shape.vertex_colors.detach().cpu().clamp(0, 1) * 255).round().numpy().astype(np.uint8)
-    if shape.faces is None:
-        return trimesh.PointCloud(vertices, colors).export(file_type="ply")
-    # process=True would merge and reorder vertices
-    mesh = trimesh.Trimesh(vertices, shape.faces.cpu().numpy(), vertex_colors=colors, process=False)
-    return mesh.export(file_type="ply")
+    return file_contents(shape, "ply", "shape")[".ply"]
 
 
 def _write(shape: Shape, stem: Path, object_id: str, index: int, to_dataset: Tensor | None) -> None:

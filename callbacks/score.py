@@ -1,7 +1,8 @@
-"""Scores of what a method returned: one row an object in ``objects.csv``, means over distinct objects in the log."""
+"""Scores of what a method returned: one row an object in ``objects.csv``, means over distinct objects in the log.
 
-import csv
-import io
+``scores.json`` beside it says what the numbers are: protocol, culling, seed, split, unit, how many objects.
+"""
+
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -13,15 +14,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from callbacks.results import gathered, object_ids, results_folder, write_whole
+from callbacks.results import gathered, object_ids, results_folder, training_steps, write_whole
 from metrics.per_object import PerObjectMetric
+from metrics.record import FACTS, Row, json_text, record, table_text
 from ops.types import ObjectBatch, Reconstruction, Shape
 
-FACTS = ("object_index", "object_id", "category", "split", "is_empty", "num_vertices", "num_faces")
 MAX_PRINTED = 20
 MAX_COLUMNS = 8
-
-Row = dict[str, Any]
 
 
 class Score(Callback):
@@ -100,9 +99,11 @@ class Score(Callback):
         pl_module.log_dict({f"test/{name}": float(value) for name, value in means.items()}, sync_dist=True)
         folder = results_folder(trainer)
         if is_last and rows and trainer.is_global_zero:
+            metrics = [metric for score in scores for metric in score.metrics]
             columns = [column for score in scores for column in score.columns if any(column in row for row in rows)]
             if folder is not None:
-                write_whole(folder / "objects.csv", _csv(rows, columns))
+                write_whole(folder / "objects.csv", table_text(rows, columns))
+                write_whole(folder / "scores.json", json_text(_run_facts(trainer, pl_module) | record(metrics, rows)))
             Console().print(_table(rows, columns))
 
     def _start(self, pl_module: LightningModule) -> None:
@@ -148,12 +149,23 @@ def _scores(trainer: Trainer) -> list[Score]:
 def _obstacle(metric: PerObjectMetric, outputs: Reconstruction, batch: ObjectBatch) -> str | None:
     """Why a metric cannot score this batch, as a sentence; ``None`` if it can."""
     output = getattr(metric, "output", "renders" if "renders" in metric.needs else "shapes")
+    if (obstacle := metric.obstacle()) is not None:
+        return f"no {type(metric).__name__}: {obstacle}"
     missing = sorted(metric.needs - {"renders"} - batch.keys())
     if missing:
         return f"no {type(metric).__name__}: the batch has no {', '.join(missing)}"
     # a method that renders nothing may return empty renders
     has_output = outputs.get(output) is not None and len(outputs[output]) > 0
     return None if has_output else f"no {type(metric).__name__}: the method returned no {output}"
+
+
+def _run_facts(trainer: Trainer, pl_module: LightningModule) -> Row:
+    return {
+        "method": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+        "steps": training_steps(trainer, pl_module),
+        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+        "seed_of_the_run": torch.initial_seed(),
+    }
 
 
 def _facts(shapes: list[Shape], batch: ObjectBatch) -> dict[int, Row]:
@@ -201,18 +213,6 @@ def _category_means(rows: Iterable[Row], columns: list[str]) -> dict[str, float]
             means[f"macro_{column}"] = _mean(within.values())
             means |= {f"{category or 'no_category'}/{column}": mean for category, mean in sorted(within.items())}
     return means
-
-
-def _csv(rows: list[Row], columns: list[str]) -> str:
-    """One line an object; a score that does not exist is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*FACTS, *columns])
-    for row in rows:
-        scores = [row.get(column, math.nan) for column in columns]
-        cells = ["" if math.isnan(score) else f"{score:.9g}" for score in scores]
-        writer.writerow([*(row.get(fact, "") for fact in FACTS), *cells])
-    return text.getvalue()
 
 
 def _table(rows: list[Row], columns: list[str]) -> Table:

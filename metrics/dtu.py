@@ -45,6 +45,7 @@ class DTUScore(PerObjectMetric):
     """
 
     needs = frozenset({"surface_points", "observations"})
+    unit = "mm"
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ def distances_to_scan(
     above = scan[scan @ plane[:3] + plane[3] > 0]
     to_scan, to_mesh = _distances(seen, scan), _distances(above, near)
     median = float(np.median(to_scan)) if len(to_scan) else math.nan
-    return _mean_below(to_scan, max_dist), _mean_below(to_mesh, max_dist), median
+    return mean_below(to_scan, max_dist), mean_below(to_mesh, max_dist), median
 
 
 def in_volume(points: np.ndarray, volume: np.ndarray, lowest: np.ndarray, step: float) -> np.ndarray:
@@ -148,6 +149,7 @@ def _distances(queries: np.ndarray, points: np.ndarray) -> np.ndarray:
     return nearest_distances(torch.from_numpy(queries), torch.from_numpy(points))[0].numpy()
 
 
-def _mean_below(distances: np.ndarray, max_dist: float) -> float:
+def mean_below(distances: np.ndarray, max_dist: float) -> float:
+    """Mean of those distances (N,) that are below a limit; the limit where there are none."""
     distances = distances[distances < max_dist]
     return float(distances.mean()) if len(distances) else max_dist

@@ -77,6 +77,7 @@ class ViewScore(PerObjectMetric):
 
     needs = frozenset({"renders", "images"})
     columns = ("psnr_db", "ssim", "psnr_masked_db")
+    unit = "PSNR in dB, mean over views; whole images, except psnr_masked_db, which is inside the masks alone"
 
     def score(self, reconstruction: Reconstruction, batch: ObjectBatch, i: int) -> dict[str, float]:
         """Scores of object ``i`` of the batch."""

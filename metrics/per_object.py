@@ -1,5 +1,6 @@
 """Scores that are kept one row an object, so that tables, empty shapes and many ranks all come out right."""
 
+import inspect
 import math
 from abc import abstractmethod
 from typing import Any
@@ -25,7 +26,25 @@ class PerObjectMetric(Metric):
     """Names of the scores, snake case, with the unit where there is one."""
     needs: frozenset[str]
     """Keys of the ObjectBatch, and ``"renders"`` where views are compared, without which nothing can be scored."""
+    unit: str = ""
+    """What the numbers are in, a sentence for the files of results."""
     full_state_update = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a reader must know to compare the scores: ``protocol``, ``unit`` and ``settings``.
+
+        Settings are the arguments of the constructor that the metric keeps under their own names: seed, culling,
+        thresholds. Of a tensor it is its value; NaN is ``None``.
+        """
+        names = [name for name in inspect.signature(type(self).__init__).parameters if hasattr(self, name)]
+        settings = {name: _plain(getattr(self, name)) for name in names if name not in ("self", "kwargs")}
+        protocol = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"protocol": protocol, "unit": self.unit, "settings": settings}
+
+    def obstacle(self) -> str | None:
+        """Why nothing can be scored here whatever the data, as the end of a sentence; ``None`` if all is there."""
+        return None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -58,6 +77,11 @@ class PerObjectMetric(Metric):
         rows = list(self.rows().values())
         columns = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in self.columns}
         return {n: torch.tensor(sum(v) / len(v) if v else math.nan, dtype=torch.float64) for n, v in columns.items()}
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, Tensor) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:

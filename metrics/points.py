@@ -24,6 +24,7 @@ class EarthMovers(PerObjectMetric):
     """
 
     needs = frozenset({"surface_points"})
+    unit = "the dataset's unit"
 
     def __init__(self, num_points: int = 1024, epsilon: float = 0.0, seed: int = 0) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ class SparsePointScore(PerObjectMetric):
     """
 
     needs = frozenset({"sparse_points"})
+    unit = "the dataset's unit; within_1pct is a share"
     columns = ("sparse_points_median", "sparse_points_p90", "sparse_points_within_1pct")
 
     def score(self, reconstruction: Reconstruction, batch: ObjectBatch, i: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ Definitions after Occupancy Networks (arXiv:1812.03828, supplementary) and Tanks
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,9 +47,12 @@ def normal_consistency(normals: Tensor, others: Tensor, nearest: Tensor) -> floa
     return (normals * others[nearest]).sum(1).abs().mean().item()
 
 
-def threshold_name(threshold: float) -> str:
-    """0.01 -> ``1pct``, 0.005 -> ``0_5pct``."""
-    return f"{100 * threshold:g}pct".replace(".", "_")
+EXTENTS = ("diagonal", "longest_edge")
+
+
+def threshold_name(threshold: float, extent: str = "diagonal") -> str:
+    """0.01 -> ``1pct``, 0.005 -> ``0_5pct``; of the longest edge ``1pct_of_edge``."""
+    return f"{100 * threshold:g}pct".replace(".", "_") + "_of_edge" * (extent == "longest_edge")
 
 
 class SurfaceScore(PerObjectMetric):
@@ -59,7 +63,8 @@ class SurfaceScore(PerObjectMetric):
     - ``accuracy``, ``completeness``: mean Euclidean distance from prediction to truth, and from truth to prediction.
     - ``chamfer_l1``, ``chamfer_l2``: mean of the two directions, of the distances and of their squares.
     - ``f_score_1pct``, ``precision_1pct``, ``recall_1pct``: within 1 % of the diagonal of the truth's bounding box; the
-      same for every threshold.
+      same for every threshold. ``f_score_1pct_of_edge``: within 1 % of its longest edge, as Convolutional
+      Occupancy Networks (arXiv:2003.04618) count, whose objects have a longest edge of 1.
     - ``normal_consistency``: mean absolute cosine with the nearest neighbour's normal, mean of the two directions;
       NaN where the shape is a point set or the truth has no normals.
 
@@ -67,32 +72,48 @@ class SurfaceScore(PerObjectMetric):
 
     Args:
         num_points: samples of a predicted mesh; of a point set at most as many points.
-        thresholds: of the F-score, as shares of the diagonal of the truth's bounding box.
+        thresholds: of the F-score, as shares of an extent of the truth's bounding box.
+        extents: which: its ``diagonal``, its ``longest_edge``, or both.
         seed: together with ``object_index`` it fixes the sample, so that a score does not depend on the batch.
     """
 
     needs = frozenset({"surface_points"})
+    unit = (
+        "distances in the dataset's unit, chamfer_l2 in its square; F-score, precision and recall are shares; "
+        "normal_consistency is a cosine"
+    )
 
-    def __init__(self, num_points: int = 100_000, thresholds: list[float] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_points: int = 100_000,
+        thresholds: list[float] | None = None,
+        extents: list[Literal["diagonal", "longest_edge"]] | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if num_points < 1:
             raise ValueError(f"num_points: {num_points}, expected at least 1")
         self.num_points = num_points
         self.thresholds = [0.005, 0.01, 0.02] if thresholds is None else thresholds
+        self.extents = ["diagonal"] if extents is None else extents
+        if not self.extents or not set(self.extents) <= set(EXTENTS):
+            raise ValueError(f"extents: {self.extents}, expected some of {list(EXTENTS)}")
         self.seed = seed
-        scores = [
-            f"{score}_{threshold_name(t)}" for t in self.thresholds for score in ("f_score", "precision", "recall")
-        ]
+        names = [threshold_name(t, extent) for extent in self.extents for t in self.thresholds]
+        scores = [f"{score}_{name}" for name in names for score in ("f_score", "precision", "recall")]
         self.columns = ("accuracy", "completeness", "chamfer_l1", "chamfer_l2", *scores, "normal_consistency")
 
     def score(self, reconstruction: Reconstruction, batch: ObjectBatch, i: int) -> dict[str, float]:
         """Scores of object ``i`` of the batch."""
         shape = reconstruction["shapes"][i]
         truth, truth_normals = true_surface(batch, i)
-        diagonal = (truth.amax(0) - truth.amin(0)).norm().item()
+        box = truth.amax(0) - truth.amin(0)
+        diagonal = box.norm().item()
+        lengths = {"diagonal": diagonal, "longest_edge": box.max().item()}
+        distances = [t * lengths[extent] for extent in self.extents for t in self.thresholds]
         has_normals = shape.faces is not None and truth_normals is not None
         if shape.is_empty:
-            values = [diagonal, diagonal, diagonal, diagonal**2, *[0.0] * 3 * len(self.thresholds)]
+            values = [diagonal, diagonal, diagonal, diagonal**2, *[0.0] * 3 * len(distances)]
             return dict(zip(self.columns, [*values, 0.0 if has_normals else math.nan], strict=True))
         generator = torch.Generator().manual_seed(self.seed + int(batch["object_index"][i]))
         points, normals = sample_surface(_double(shape), self.num_points, generator)
@@ -103,7 +124,7 @@ class SurfaceScore(PerObjectMetric):
             to_prediction.mean().item(),
             chamfer_l1(to_truth, to_prediction),
             chamfer_l2(to_truth, to_prediction),
-            *(v for t in self.thresholds for v in f_score(to_truth, to_prediction, t * diagonal)),
+            *(v for distance in distances for v in f_score(to_truth, to_prediction, distance)),
         ]
         consistency = math.nan
         if has_normals:

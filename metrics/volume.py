@@ -33,6 +33,7 @@ class VoxelIoU(PerObjectMetric):
     """
 
     needs = frozenset({"voxels"})
+    unit = "shares; the cross entropy in nats"
     output = "voxels"
     """Key of the Reconstruction that is scored."""
     chosen_threshold: Tensor
@@ -94,6 +95,7 @@ class VolumeIoU(PerObjectMetric):
 
     needs = frozenset({"query_points", "query_occupancy"})
     columns = ("volume_iou",)
+    unit = "a share"
 
     def score(self, reconstruction: Reconstruction, batch: ObjectBatch, i: int) -> dict[str, float]:
         """Score of object ``i`` of the batch."""

@@ -77,6 +77,27 @@ def drop_unused_vertices(shape: Shape) -> Shape:
     return shape if bool(used.all()) else select_vertices(shape, used)
 
 
+def merge_vertices(shape: Shape) -> Shape:
+    """A mesh in which equal positions are one vertex, so that faces that touch are connected; a point set as it is.
+
+    Faces that lose a corner go. Of several colours at one place the first stays.
+    """
+    if shape.faces is None or shape.is_empty:
+        return shape
+    positions = shape.vertices.cpu().numpy()
+    _, first, index = np.unique(positions, axis=0, return_index=True, return_inverse=True)
+    # in the order in which they came
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    device = shape.vertices.device
+    faces = torch.from_numpy(rank[index.reshape(-1)]).to(device)[shape.faces]
+    faces = faces[(faces != faces.roll(1, dims=1)).all(1)]
+    kept = torch.from_numpy(first[order]).to(device)
+    colors = None if shape.vertex_colors is None else shape.vertex_colors[kept]
+    return Shape(shape.vertices[kept], faces, colors)
+
+
 def largest_component(shape: Shape, by: Literal["faces", "area"] = "faces") -> Shape:
     """The connected part of a mesh with the most faces or the largest area; of equals, the one of the first vertex.
 

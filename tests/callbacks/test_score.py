@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 import os
 import subprocess
@@ -15,6 +16,8 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from callbacks.score import Score, _table
+from metrics.record import json_text, record
+from metrics.surface import SurfaceScore
 from metrics.volume import VoxelIoU
 from tests.callbacks.toy import Brightness, Size, ToyMethod, Volume, loader, run, sample, trainer
 
@@ -200,3 +203,33 @@ def test_seven_objects_on_two_ranks_give_the_table_and_the_means_of_one(tmp_path
     assert float(means["test/outwardness"]) == 3.0
     assert {name for name in two if name.endswith(".ply")} == {f"thing_{k}.ply" for k in (0, 1, 2, 4, 5, 6)}
     assert one.keys() == two.keys()
+
+
+def test_a_file_beside_the_table_says_what_the_scores_are(tmp_path: Path) -> None:
+    _test(tmp_path, [Score([Size(), SurfaceScore(num_points=50, seed=4)]), Score([Brightness()])])
+    facts = json.loads((tmp_path / "run" / "test" / "scores.json").read_text())
+    assert facts["method"] == "tests.callbacks.toy.ToyMethod"
+    assert facts["steps"] == 1000
+    assert facts["checkpoint"] is None
+    assert facts["seed_of_the_run"] == torch.initial_seed()
+    assert (facts["num_objects"], facts["num_empty"], facts["empty"]) == (5, 1, ["thing/3"])
+    protocols = {protocol["protocol"]: protocol for protocol in facts["protocols"]}
+    assert list(protocols) == [
+        *("tests.callbacks.toy.Size", "metrics.surface.SurfaceScore", "tests.callbacks.toy.Brightness")
+    ]
+    assert protocols["tests.callbacks.toy.Size"]["means"] == {"size": 2.0, "even_size": 3.0}
+    surface = protocols["metrics.surface.SurfaceScore"]
+    assert surface["settings"]["seed"] == 4
+    assert surface["num_objects"] == 5
+    assert "dataset's unit" in surface["unit"]
+
+
+def test_the_file_counts_the_splits_and_writes_no_nan() -> None:
+    rows = [
+        {"object_index": k, "split": name, "size": value}
+        for k, (name, value) in enumerate([("r2n2/test", 1.0), ("r2n2/test", float("nan")), ("other", float("inf"))])
+    ]
+    facts = record([Size()], rows)
+    assert facts["splits"] == {"r2n2/test": 2, "other": 1}
+    assert facts["protocols"][0]["num_objects"] == 2
+    assert json.loads(json_text(facts))["protocols"][0]["means"] == {"size": None}  # infinite

@@ -165,3 +165,25 @@ def test_columns_name_their_thresholds() -> None:
     )
     with pytest.raises(ValueError, match="num_points: 0"):
         SurfaceScore(num_points=0)
+
+
+def test_thresholds_are_shares_of_the_diagonal_of_the_longest_edge_or_of_both() -> None:
+    # a box of edges 1, 2 and 2: the diagonal is 3
+    corners = torch.cartesian_prod(torch.tensor([0.0, 1]), torch.tensor([0.0, 2]), torch.tensor([0.0, 2]))
+    prediction = Shape(corners + torch.tensor([0.0, 0, 0.025]))
+    row = score(prediction, batch_of(corners), thresholds=[0.01], extents=["diagonal", "longest_edge"])
+    assert row["f_score_1pct"] == 1  # within 0.03
+    assert row["f_score_1pct_of_edge"] == 0  # within 0.02
+    assert list(score(prediction, batch_of(corners), thresholds=[0.01], extents=["longest_edge"]))[4:7] == [
+        *("f_score_1pct_of_edge", "precision_1pct_of_edge", "recall_1pct_of_edge")
+    ]
+    worst = score(Shape.empty(), batch_of(corners), thresholds=[0.01], extents=["diagonal", "longest_edge"])
+    assert worst["f_score_1pct_of_edge"] == 0
+    with pytest.raises(ValueError, match=r"extents: \['edge'\], expected some of \['diagonal', 'longest_edge'\]"):
+        SurfaceScore(extents=["edge"])
+
+
+def test_facts_name_the_protocol_and_its_settings() -> None:
+    facts = SurfaceScore(num_points=7, seed=2).facts
+    assert facts["protocol"] == "metrics.surface.SurfaceScore"
+    assert facts["settings"] == {"num_points": 7, "thresholds": [0.005, 0.01, 0.02], "extents": ["diagonal"], "seed": 2}

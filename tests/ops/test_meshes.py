@@ -7,6 +7,7 @@ from ops.meshes import (
     euler_characteristic,
     is_watertight,
     largest_component,
+    merge_vertices,
     sample_surface,
     select_vertices,
     signed_volume,
@@ -118,3 +119,25 @@ def test_signed_volume_of_a_box_is_its_volume_and_flips_with_the_winding() -> No
     moved = Shape(box.vertices + 10, box.faces)
     assert signed_volume(moved) == pytest.approx(6)
     assert signed_volume(Shape(moved.vertices, moved.faces.flip(1))) == pytest.approx(-6)
+
+
+def test_merged_vertices_join_faces_that_only_touched() -> None:
+    mesh = trimesh.creation.icosphere(2, 1.0)
+    # as an STL has it: three vertices for each face
+    soup = Shape(torch.tensor(mesh.triangles.reshape(-1, 3)), torch.arange(3 * len(mesh.faces)).reshape(-1, 3))
+    soup.vertex_colors = soup.vertices.float()
+    merged = merge_vertices(soup)
+    assert len(merged.vertices) == len(mesh.vertices)
+    assert is_watertight(merged)
+    torch.testing.assert_close(merged.vertices[merged.faces], soup.vertices[soup.faces])
+    torch.testing.assert_close(merged.vertex_colors, merged.vertices.float())
+    # the first vertex stays the first
+    torch.testing.assert_close(merged.vertices[0], soup.vertices[0])
+
+
+def test_merging_drops_faces_without_area_and_leaves_points_alone() -> None:
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]])
+    merged = merge_vertices(Shape(vertices, torch.tensor([[0, 1, 2], [0, 1, 3]])))
+    assert merged.faces.tolist() == [[0, 1, 2]]
+    assert len(merge_vertices(Shape(vertices)).vertices) == 4
+    assert merge_vertices(Shape.empty()).is_empty

@@ -1,3 +1,7 @@
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +91,34 @@ def test_a_point_set_is_only_thinned() -> None:
 def test_a_mesh_far_too_large_is_refused() -> None:
     with pytest.raises(ValueError, match="frame and unit"):
         lattice_points(1e5 * np.eye(3)[None], 0.2)
+
+
+def _waves(cells: int) -> Shape:
+    """A wavy square of 2 cells^2 faces, 300 wide."""
+    x, y = np.meshgrid(np.linspace(0, 300, cells + 1), np.linspace(0, 300, cells + 1), indexing="ij")
+    vertices = np.stack([x, y, 20 * np.sin(x / 30) * np.cos(y / 30)], -1).reshape(-1, 3)
+    index = np.arange((cells + 1) ** 2).reshape(cells + 1, cells + 1)
+    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[1:, :-1], index[:-1, 1:], index[1:, 1:]))
+    faces = np.concatenate([np.stack([a, b, c], 1), np.stack([b, d, c], 1)])
+    return Shape(torch.from_numpy(vertices).float(), torch.from_numpy(faces))
+
+
+def test_chunks_of_faces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = _waves(7)
+    whole = even_points(shape, 3.0, np.random.default_rng(0))
+    monkeypatch.setattr("ops.thinning.CHUNK", 5)
+    np.testing.assert_array_equal(even_points(shape, 3.0, np.random.default_rng(0)), whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures peak memory as Linux reports it")
+def test_memory_is_150_bytes_a_vertex_and_does_not_grow_with_what_faces_need_on_the_way() -> None:
+    even_points(_waves(2), 50.0, np.random.default_rng(0))  # compiles
+    shape = _waves(450)  # 405,000 faces; corners, edges and areas of all at once would be 120 MB
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    points = even_points(shape, 1.0, np.random.default_rng(0))
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    assert len(points) > 50_000
+    # a chunk of faces takes 300 bytes a face, whatever the mesh
+    used = peak - pages * os.sysconf("SC_PAGE_SIZE")
+    assert used < 150 * (len(shape.vertices) + 90_000 / 1.0**2) + 300 * 2**17, used
