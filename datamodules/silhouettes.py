@@ -75,7 +75,7 @@ def _across(point: np.ndarray, origins: np.ndarray, directions: np.ndarray) -> n
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
-    # (K, 2) corners, x then y, of the convex hull of the foreground without specks; a ray furthest from a point is there
+    # (K, 2) corners, x then y, of the convex hull of the foreground without specks: the furthest ray passes one of them
     labels, count = ndimage.label(mask)
     if count == 0:
         return np.empty((0, 2))
