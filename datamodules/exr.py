@@ -131,7 +131,7 @@ def write_exr(path: Path, channels: dict[str, np.ndarray], *, compressed: bool =
         rows = range(row, min(row + BLOCK_ROWS[number], height))
         data = b"".join(channels[name][y].astype("<f4").tobytes() for y in rows for name in names)
         packed = zlib.compress(_shuffled(data)) if compressed else data
-        data = min(packed, data, key=len)
+        data = min(data, packed, key=len)  # as it is where that is no longer, which is how a reader tells
         blocks.append(struct.pack("<ii", row, len(data)) + data)
     starts = np.cumsum([len(header) + 8 * len(blocks), *map(len, blocks)])[:-1]
     path.write_bytes(header + struct.pack(f"<{len(blocks)}Q", *starts.tolist()) + b"".join(blocks))

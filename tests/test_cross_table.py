@@ -26,9 +26,10 @@ QUERY = {"coarse_resolution": 8, "upsampling_steps": 1}
 IMNET = {"code_size": 8, "voxel_resolution": 32, "encoder_width": 2, "decoder_width": 2, **QUERY}
 SIZES = {
     "methods.neuralangelo.Neuralangelo": {
-        "num_levels": 4, "grid_backend": "reference", "initial_levels": 2, "features_per_level": 2, "log2_table_size": 10, "base_resolution": 4,
-        "finest_resolution": 16, "sdf_hidden_size": 8, "color_hidden_size": 8, "color_layers": 1,
-        "background": "black", "mesh_resolution": 16, "num_coarse_samples": 8, "num_fine_samples": 4, "max_steps": 10,
+        "grid_backend": "reference", "num_levels": 4, "initial_levels": 2, "features_per_level": 2,
+        "log2_table_size": 10, "base_resolution": 4, "finest_resolution": 16, "sdf_hidden_size": 8,
+        "color_hidden_size": 8, "color_layers": 1, "background": "black", "mesh_resolution": 16,
+        "num_coarse_samples": 8, "num_fine_samples": 4, "max_steps": 10,
     },
     "methods.r2n2.R2N2": {
         "image_size": 31, "encoder_channels": (2,) * 6, "feature_size": 8, "grid_channels": 2,
