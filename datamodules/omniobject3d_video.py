@@ -144,7 +144,7 @@ def read_mattes(folder: Path, paths: list[Path], size: tuple[int, int], downscal
         if len(files) != len(paths):
             missing = paths[found.index(None)]
             raise ValueError(
-                f"{folder}: no matte of {missing.name}, and {len(files)} for {len(paths)} frames; {REMEDY}"
+                f"{folder}: no matte of {missing.name}, and {len(files)} mattes for {len(paths)} frames; {REMEDY}"
             )
         found = files
     masks = []
