@@ -4,22 +4,23 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import LightningDataModule
 
-_SCENES = ("DTU", "SyntheticScene")
-_OBJECTS = ("ShapeNet", "SyntheticObjects")
+_SCENES = ("DTU", "OmniObject3DScene", "OneObject", "SyntheticScene")
+_SOLIDS = ("OmniObject3D", "ShapeNet", "SyntheticObjects")
+_OBJECTS = ("DTUObjects", *_SOLIDS)
 DATASETS_WITH: dict[str, tuple[str, ...]] = {
     "rays": _SCENES,
     "ray_masks": _SCENES,
-    "sparse_points": ("DTU",),
+    "sparse_points": ("DTU", "OmniObject3DScene"),
     "images": (*_SCENES, *_OBJECTS, "ImageFolder"),
     "masks": (*_SCENES, *_OBJECTS, "ImageFolder"),
     "intrinsics": (*_SCENES, *_OBJECTS),
     "camera_to_world": (*_SCENES, *_OBJECTS),
     "image_index": _SCENES,
-    "voxels": _OBJECTS,
-    "query_points": _OBJECTS,
-    "query_occupancy": _OBJECTS,
+    "voxels": _SOLIDS,
+    "query_points": _SOLIDS,
+    "query_occupancy": _SOLIDS,
     "surface_points": (*_SCENES, *_OBJECTS),
-    "surface_normals": ("SyntheticScene", *_OBJECTS),
+    "surface_normals": ("OmniObject3DScene", "OneObject", "SyntheticScene", *_SOLIDS),
     "normalized_to_dataset": (*_SCENES, *_OBJECTS, "ImageFolder"),
     "observations": _SCENES,
 }

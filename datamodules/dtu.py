@@ -1,8 +1,9 @@
-"""DTU's scans as NeuS and IDR prepared them, with structure-from-motion points and the official truth where present.
+"""DTU's scans as NeuS, IDR, MonoSDF and 2DGS prepared them, with sparse points and the official truth where present.
 
-Layouts: ``dtu_scan24/{image,mask,cameras_sphere.npz}`` (NeuS) and ``scan24/{image,mask,cameras.npz}`` (IDR). The npz
-file holds, for every photograph, ``world_mat`` (dataset's frame, mm, to pixels) and ``scale_mat`` (normalised to
-dataset's frame). It counts pixels from the centre of the first one, which is (0, 0) there and (0.5, 0.5) here.
+The layouts are told in ``dtu_layouts``. All have an npz file with, for every photograph, ``world_mat`` (dataset's
+frame, mm, to pixels) and ``scale_mat`` (normalised to dataset's frame); where the latter is missing, the normalised
+frame is found from the masks, or else from the cameras. The file counts pixels from the centre of the first one, which
+is (0, 0) there and (0.5, 0.5) here.
 """
 
 import dataclasses
@@ -14,17 +15,26 @@ import numpy as np
 import scipy.io
 import torch
 import trimesh
+from PIL import Image
 from torch import Tensor
 
-from datamodules.photographs import list_photographs, read_images, read_masks
+from datamodules.dtu_layouts import (
+    fit_to_pictures,
+    image_paths_of,
+    is_of_another_shape,
+    mask_paths_of,
+    masks_of_alpha,
+    read_sized_masks,
+)
+from datamodules.photographs import read_images
 from datamodules.scene import Scene, SceneDataModule, SparsePoints
+from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
 from datamodules.sparse_points import PYCOLMAP, clean_sparse_points, read_tracks
 from ops.cameras import decompose_projection
 from ops.types import Observation
 
 CAMERA_FILES = ("cameras_sphere.npz", "cameras.npz")
-IMAGE_FOLDERS = ("image", "images")
-MASK_FOLDERS = ("mask", "masks")
+MASK_FILL = 0.9
 SPARSE_POINTS = ("sparse_points.npz", "sparse/0", "sfm_pts/points.npy")
 
 
@@ -121,6 +131,22 @@ def find_scan(root: Path, scan: int | str) -> Path:
     )
 
 
+def scans_in(root: Path) -> list[Path]:
+    """Folders of all scans in a root, or the root where it is one itself.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if root.is_dir() and _has_cameras(root):
+        return [root]
+    found = sorted(path for path in root.iterdir() if _has_cameras(path)) if root.is_dir() else []
+    if not found:
+        raise ValueError(
+            f"DTU: no scans in {root}; expected folders such as dtu_scan24/ with {' or '.join(CAMERA_FILES)} in them"
+        )
+    return found
+
+
 def _has_cameras(folder: Path) -> bool:
     return any((folder / name).is_file() for name in CAMERA_FILES)
 
@@ -138,38 +164,19 @@ def read_scan(folder: Path, downscale: int = 1) -> Scene:
     Raises:
         ValueError: a file is missing or broken, counts or sizes differ, or a camera is none.
     """
-    number = _scan_number(folder.name)
-    name = folder.name if number is None else f"scan{number}"
-    image_paths = image_paths_of(folder)
-    if not image_paths:
-        raise ValueError(f"DTU {name}: no PNG or JPEG in image/ or images/ of {folder}")
-    camera_file = next(folder / file for file in CAMERA_FILES if (folder / file).is_file())
-    projections, normalized_to_dataset = read_cameras(camera_file, name)
-    if len(image_paths) != len(projections):
-        raise ValueError(
-            f"DTU {name}: {len(image_paths)} images but {len(projections)} cameras in {camera_file.name}; check that "
-            f"{image_paths[0].parent.name}/ is complete"
-        )
+    name = scan_name(folder)
+    image_paths, projections, normalized_to_dataset = read_files(folder, name)
     images, size = read_images(image_paths, downscale)
-    mask_paths = _listed(folder, MASK_FOLDERS)
-    masks, observation = None, Observation(projections=projections)
-    if mask_paths:
-        if len(mask_paths) != len(image_paths):
-            raise ValueError(
-                f"DTU {name}: {len(image_paths)} images but {len(mask_paths)} masks; one an image is needed"
-            )
-        # Neither names nor numbers need to agree, 000.png masks 000000.png: the order does
-        full_masks, mask_size = read_masks(mask_paths)
-        if mask_size != size:
-            raise ValueError(
-                f"DTU {name}: the masks have {mask_size[1]}x{mask_size[0]} pixels, the images {size[1]}x{size[0]} "
-                f"({mask_paths[0]}); each mask must have its image's size"
-            )
-        masks = full_masks if downscale == 1 else read_masks(mask_paths, downscale)[0]
-        observation["masks"] = full_masks > 127
+    full_masks, are_cut = full_masks_of(folder, image_paths, size, name)
     names = [path.name for path in image_paths]
-    intrinsics, camera_to_world = _decomposed(projections @ normalized_to_dataset, names, name)
+    projections = fit_to_pictures(projections, image_paths, size, are_cut, name)
+    if normalized_to_dataset is None:
+        normalized_to_dataset = normalization(projections, size, full_masks, names, name)
+    intrinsics, camera_to_world = decomposed(projections @ normalized_to_dataset, names, name)
     intrinsics[:, :2] /= downscale
+    observation = Observation(projections=projections)
+    if full_masks is not None:
+        observation["masks"] = full_masks > 127
     return Scene(
         name=name,
         category="dtu",
@@ -178,22 +185,81 @@ def read_scan(folder: Path, downscale: int = 1) -> Scene:
         camera_to_world=camera_to_world.float(),
         normalized_to_dataset=normalized_to_dataset,
         image_names=names,
-        masks=masks,
+        masks=_reduced(full_masks, downscale),
         observation=observation,
     )
 
 
-def image_paths_of(folder: Path) -> list[Path]:
-    """The photographs of one scan, in order."""
-    return _listed(folder, IMAGE_FOLDERS)
+def scan_name(folder: Path) -> str:
+    """What a scan is called, whatever its folder is."""
+    number = _scan_number(folder.name)
+    return folder.name if number is None else f"scan{number}"
 
 
-def _listed(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    present = [folder / name for name in names if (folder / name).is_dir()]
-    return list_photographs(present[0]) if present else []
+def read_files(folder: Path, name: str) -> tuple[list[Path], Tensor, Tensor | None]:
+    """A scan's photographs, and its cameras as they are in the file; see ``read_cameras``.
+
+    Raises:
+        ValueError: a file is missing, a camera is none, or there are not as many cameras as photographs.
+    """
+    image_paths = image_paths_of(folder)
+    if not image_paths:
+        raise ValueError(
+            f"DTU {name}: no PNG or JPEG in image/ or images/ of {folder}, and no *_rgb.png in the folder itself"
+        )
+    camera_file = next(folder / file for file in CAMERA_FILES if (folder / file).is_file())
+    projections, normalized_to_dataset = read_cameras(camera_file, name)
+    if len(image_paths) != len(projections):
+        raise ValueError(
+            f"DTU {name}: {len(image_paths)} images but {len(projections)} cameras in {camera_file.name}; check that "
+            f"{image_paths[0].parent.name}/ is complete"
+        )
+    decomposed(projections, [path.name for path in image_paths], name)
+    return image_paths, projections, normalized_to_dataset
 
 
-def read_cameras(path: Path, name: str) -> tuple[Tensor, Tensor]:
+def full_masks_of(
+    folder: Path, image_paths: list[Path], size: tuple[int, int], name: str
+) -> tuple[Tensor | None, bool]:
+    """Masks in the size of the images, and whether the images are cut out of what the mask files show."""
+    mask_paths = mask_paths_of(folder)
+    if not mask_paths:
+        return masks_of_alpha(image_paths, size), False
+    if len(mask_paths) != len(image_paths):
+        raise ValueError(f"DTU {name}: {len(image_paths)} images but {len(mask_paths)} masks; one an image is needed")
+    if (folder / "sparse/0").is_dir() and is_of_another_shape(mask_paths[0], size):
+        # 2DGS' masks are of the full size, its pictures are cut and have alpha
+        masks = masks_of_alpha(image_paths, size)
+        if masks is not None:
+            return masks, True
+    # Neither names nor numbers need to agree, 000.png masks 000000.png: the order does
+    return read_sized_masks(mask_paths, size, name), False
+
+
+def _reduced(masks: Tensor | None, downscale: int) -> Tensor | None:
+    if masks is None or downscale == 1:
+        return masks
+    height, width = (edge // downscale * downscale for edge in masks.shape[1:])
+    return torch.from_numpy(
+        np.stack([np.asarray(Image.fromarray(mask[:height, :width]).reduce(downscale)) for mask in masks.numpy()])
+    )
+
+
+def normalization(
+    projections: Tensor, size: tuple[int, int], masks: Tensor | None, names: list[str], name: str
+) -> Tensor:
+    """The normalised frame where no ``scale_mat`` says it: the sphere that the masks, or else the cameras, are of."""
+    intrinsics, poses = decomposed(projections, names, name)
+    if masks is not None:
+        center, radius = sphere_of_masks(masks, intrinsics, poses, f"DTU {name}")
+        return torch.from_numpy(similarity_to_sphere(center, radius / MASK_FILL))
+    from datamodules.normalization import normalization_from_cameras_and_points
+
+    sizes = np.tile(size, (len(poses), 1))
+    return torch.from_numpy(normalization_from_cameras_and_points(poses.numpy(), intrinsics.numpy(), sizes, None))
+
+
+def read_cameras(path: Path, name: str) -> tuple[Tensor, Tensor | None]:
     """Read an npz file of cameras.
 
     Args:
@@ -202,17 +268,18 @@ def read_cameras(path: Path, name: str) -> tuple[Tensor, Tensor]:
 
     Returns:
         ``projections`` (V, 3, 4), dataset's frame to pixels with the first centre at (0.5, 0.5), and
-        ``normalized_to_dataset`` (4, 4), both float64.
+        ``normalized_to_dataset`` (4, 4), both float64; ``None`` for the latter where the file has no ``scale_mat``.
 
     Raises:
         ValueError: a matrix is missing, or photographs are normalised differently.
     """
     with np.load(path, allow_pickle=False) as file:
         num_views = sum(re.fullmatch(r"world_mat_\d+", key) is not None for key in file.files)
+        is_normalized = any(key.startswith("scale_mat_") for key in file.files)
         missing = [
             f"{kind}_mat_{view}"
             for view in range(num_views)
-            for kind in ("world", "scale")
+            for kind in ("world", "scale")[: 1 + is_normalized]
             if f"{kind}_mat_{view}" not in file.files
         ]
         if missing or num_views == 0:
@@ -220,16 +287,19 @@ def read_cameras(path: Path, name: str) -> tuple[Tensor, Tensor]:
                 f"DTU {name}: {path.name} has no {(missing or ['world_mat_0'])[0]}; expected it for each image"
             )
         world = torch.from_numpy(np.stack([file[f"world_mat_{view}"][:3] for view in range(num_views)])).double()
+        world[:, :2] += 0.5 * world[:, 2:]
+        if not is_normalized:
+            return world, None
         scale = torch.from_numpy(np.stack([file[f"scale_mat_{view}"] for view in range(num_views)])).double()
     if not torch.allclose(scale, scale[:1], rtol=1e-5, equal_nan=True):
         raise ValueError(
             f"DTU {name}: the scale_mat of {path.name} differs between images; one normalisation is needed"
         )
-    world[:, :2] += 0.5 * world[:, 2:]
     return world, scale[0]
 
 
-def _decomposed(projections: Tensor, image_names: list[str], name: str) -> tuple[Tensor, Tensor]:
+def decomposed(projections: Tensor, image_names: list[str], name: str) -> tuple[Tensor, Tensor]:
+    """Intrinsics (V, 3, 3) and poses (V, 4, 4) of (V, 3, 4) projections, float64; a camera that is none is named."""
     cameras = []
     for view, (projection, image_name) in enumerate(zip(projections, image_names, strict=True)):
         try:

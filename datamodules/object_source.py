@@ -91,6 +91,10 @@ class ObjectSource(ABC):
         """A picture's file as it is, ``None`` where pictures are kept otherwise."""
         return None
 
+    def normalized_to_dataset(self, index: int) -> np.ndarray:
+        """(4, 4) float64 similarity of an object into the dataset's own frame and unit."""
+        return np.eye(4)
+
     @cached_property
     def index_of(self) -> dict[tuple[str, str], int]:
         """(category, object_id) -> position in ``objects``."""

@@ -221,11 +221,12 @@ class ObjectDataModule(DataModule):
 
     def _batch(self, positions: list[int], request: Request, rows: list[dict[str, Tensor]]) -> ObjectBatch:
         names = [self.source.objects[positions[position]] for position in request.positions]
+        matrices = np.stack([self.source.normalized_to_dataset(positions[position]) for position in request.positions])
         batch = ObjectBatch(
             object_index=torch.tensor(request.positions),
             object_id=[name.object_id for name in names],
             category=[name.category for name in names],
-            normalized_to_dataset=torch.eye(4).repeat(len(names), 1, 1),
+            normalized_to_dataset=torch.from_numpy(matrices).float(),
         )
         for key in rows[0]:
             sizes = {tuple(row[key].shape) for row in rows}

@@ -123,8 +123,12 @@ def _prepare(path: Path, folder: Path, num_points: int, resolution: int, seed: i
     write_binvox(folder / "model.binvox", voxels.numpy(), scale)
 
 
-def read_mesh(path: Path) -> tuple[Shape, Tensor, float]:
+def read_mesh(path: Path, *, may_be_open: bool = False) -> tuple[Shape, Tensor, float]:
     """A watertight mesh, centred and scaled to a longest edge of 1, its faces turned outwards.
+
+    Args:
+        path: its file.
+        may_be_open: take a mesh that is not watertight, too.
 
     Returns:
         The mesh in float64, and ``location`` (3,) and ``scale``, which lead back: ``scale * x + location``.
@@ -150,7 +154,7 @@ def read_mesh(path: Path) -> tuple[Shape, Tensor, float]:
     location = torch.from_numpy((low + high) / 2)
     vertices = (torch.from_numpy(np.array(mesh.vertices, dtype=np.float64)) - location) / scale
     shape = Shape(vertices, faces)
-    if not is_watertight(shape):
+    if not may_be_open and not is_watertight(shape):
         raise ValueError("is not watertight")
     if signed_volume(shape) < 0:
         shape = Shape(shape.vertices, shape.faces.flip(1))

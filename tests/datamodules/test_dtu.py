@@ -183,10 +183,20 @@ def test_sizes_that_differ_are_named(scan: Path) -> None:
         read_scan(scan)
 
 
-def test_masks_of_another_size_are_named(scan: Path) -> None:
+def test_masks_of_another_size_are_brought_to_that_of_the_images(scan: Path) -> None:
+    before = read_scan(scan)
     for path in (scan / "mask").iterdir():
-        Image.new("L", (WIDTH // 2, HEIGHT // 2)).save(path)
-    with pytest.raises(ValueError, match="DTU scan24: the masks have 8x6 pixels, the images 16x12"):
+        with Image.open(path) as mask:
+            mask.resize((WIDTH * 2, HEIGHT * 2), Image.Resampling.NEAREST).save(path)
+    after = read_scan(scan)
+    assert torch.equal(after.masks, before.masks)
+    assert torch.equal(after.observation["masks"], before.observation["masks"])
+
+
+def test_masks_of_another_shape_are_named(scan: Path) -> None:
+    for path in (scan / "mask").iterdir():
+        Image.new("L", (WIDTH, WIDTH)).save(path)
+    with pytest.raises(ValueError, match=r"DTU scan24: the masks have 16x16 pixels, the images 16x12 .*another part"):
         read_scan(scan)
 
 

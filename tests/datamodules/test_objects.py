@@ -229,7 +229,7 @@ def test_prediction_goes_through_lightning() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reads": {"rays"}}, "R2N2 reads 'rays', which ToyObjects does not have; .*: DTU, SyntheticScene"),
+        ({"reads": {"rays"}}, "R2N2 reads 'rays', which ToyObjects does not have; .*: DTU, .*SyntheticScene"),
         ({"reads": {"images"}, "num_views": 4}, r"num_views is \(4, 4\), but objects .* have 3 views"),
         ({"reads": {"images"}, "num_views": [2, 1]}, r"num_views is \(2, 1\)"),
         ({"reads": {"images"}, "num_views": [1, 2, 3]}, r"num_views is \(1, 2, 3\)"),
