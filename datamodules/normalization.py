@@ -15,6 +15,8 @@ MAX_PAIRS = 2_000
 TRIMMED_SHARE = 0.02
 """Share of the object's points that may stay outside: SfM points scatter about the surface."""
 MIN_POINTS = 10
+EMPTY_ANGLE = np.radians(60)
+"""Where no points are within this angle of a direction, the object may fill the picture in that direction."""
 CLEAR_VIEW = 0.95
 """The sphere's margin reaches no further than this towards the nearest decile of the cameras."""
 ROOM_REACH = 6.0
@@ -27,15 +29,10 @@ class _Cameras:
     centers: np.ndarray  # (V, 3)
     axes: np.ndarray  # (V, 3) unit, through the middle of the picture
     half_angles: np.ndarray  # (V,) radians, half the field of view along the longer edge
+    half_diagonals: np.ndarray  # (V,) radians, half the field of view from corner to corner
     world_to_camera: np.ndarray  # (V, 3, 3)
     intrinsics: np.ndarray  # (V, 3, 3)
     image_sizes: np.ndarray  # (V, 2) height, width
-
-    def angles_to(self, points: np.ndarray) -> np.ndarray:
-        """(V, P) angles between each optical axis and the way to each point; pi / 2 at the camera itself."""
-        ways = points[None] - self.centers[:, None]
-        along = np.einsum("vpc,vc->vp", ways, self.axes)
-        return np.arctan2(np.linalg.norm(np.cross(ways, self.axes[:, None]), axis=-1), along + 1e-300)
 
     def count_seeing(self, points: np.ndarray) -> np.ndarray:
         """(P,) in how many pictures each point lies, whatever may hide it there."""
@@ -46,12 +43,14 @@ class _Cameras:
             counts += (depth > 0) & (x > 0) & (x < width * depth) & (y > 0) & (y < height * depth)
         return counts
 
-    def reach(self, center: np.ndarray) -> float:
-        """Radius of what fills the pictures at ``center``: the median over those that show it."""
-        shown = self.angles_to(center[None])[:, 0] < self.half_angles
+    def reach(self, center: np.ndarray, *, diagonal: bool = False) -> float:
+        """Radius of what fills the pictures at ``center``, from edge to edge or corner: the median of those with it."""
+        ways = center - self.centers
+        along, distances = (ways * self.axes).sum(-1), np.linalg.norm(ways, axis=-1)
+        shown = along > distances * np.cos(self.half_angles)
         shown = shown if shown.any() else np.ones_like(shown)
-        distances = np.linalg.norm(self.centers - center, axis=1)
-        return float(np.median((distances * np.sin(self.half_angles))[shown]))
+        angles = self.half_diagonals if diagonal else self.half_angles
+        return float(np.median((distances * np.sin(angles))[shown]))
 
 
 def normalization_from_cameras_and_points(
@@ -65,8 +64,9 @@ def normalization_from_cameras_and_points(
 ) -> np.ndarray:
     """The similarity that makes the unit sphere hold the object, or the place, that the cameras look at.
 
-    With points, it is the smallest ball about those of the object, but for a few; without, the ball that fills the
-    pictures where the optical axes meet. Its margin is narrower where cameras would come to stand in it.
+    With points, it is the smallest ball about those of the object, but for a few, that reaches the edge of the pictures
+    on sides where the object has none; without, the ball that fills the pictures where the optical axes meet. Its
+    margin is narrower where cameras would come to stand in it.
 
     Args:
         camera_to_world: (V, 4, 4) OpenCV axes, rigid, in any frame and unit.
@@ -128,11 +128,12 @@ def _checked(
     middles = np.stack([sizes[:, 1] / 2, sizes[:, 0] / 2, np.ones(num_views)], axis=-1)
     # the picture's middle and not its principal point, which a crop moves to anywhere
     axes = (poses[:, :3, :3] @ np.linalg.solve(intrinsics, middles[..., None]))[..., 0]
-    half_edges = np.stack([sizes[:, 1] / intrinsics[:, 0, 0], sizes[:, 0] / intrinsics[:, 1, 1]]).max(axis=0) / 2
+    half_edges = np.stack([sizes[:, 1] / intrinsics[:, 0, 0], sizes[:, 0] / intrinsics[:, 1, 1]]) / 2
     return _Cameras(
         centers=poses[:, :3, 3],
         axes=axes / np.linalg.norm(axes, axis=1, keepdims=True),
-        half_angles=np.arctan(half_edges),
+        half_angles=np.arctan(half_edges.max(axis=0)),
+        half_diagonals=np.arctan(np.linalg.norm(half_edges, axis=0)),
         world_to_camera=poses[:, :3, :3].transpose(0, 2, 1),
         intrinsics=intrinsics,
         image_sizes=sizes,
@@ -225,26 +226,54 @@ def _refined(point: np.ndarray, centers: np.ndarray, axes: np.ndarray) -> tuple[
 def _object_among(points: np.ndarray, cameras: _Cameras, start: np.ndarray | None) -> tuple[np.ndarray, float]:
     """Centre and radius of the ball about the points that many cameras see within their reach of ``start``."""
     seen = cameras.count_seeing(points)
-    if start is None:
-        well_seen = points[(seen > 0) & (seen >= 0.5 * np.quantile(seen, 0.95))]
-        if len(well_seen) < MIN_POINTS:
-            raise ValueError(
-                f"normalisation: the cameras look in one direction or apart, and only {len(well_seen)} of "
-                f"{len(points)} sparse points lie in their pictures, fewer than {MIN_POINTS}; check that points and "
-                f"cameras are of one frame and that poses are camera to world, or {REMEDY}. Where the cameras stand "
-                "inside a room, set inside_out"
-            )
-        start = geometric_median(well_seen)
-    center, radius = start, cameras.reach(start)
+    center = _middle_of_view(points, seen) if start is None else start
+    radius, bounds = cameras.reach(center), None
     for _ in range(2):
-        near = np.linalg.norm(points - center, axis=1) < cameras.reach(center)
+        near = np.linalg.norm(points - center, axis=1) < cameras.reach(center, diagonal=True)
         if near.sum() < MIN_POINTS:
             break  # the object has no texture, but the cameras show where it is
-        many = 0.5 * np.quantile(seen[near], 0.95)
-        center, radius = trimmed_ball(points[near & (seen > 0) & (seen >= many)], TRIMMED_SHARE)
+        own = points[near & (seen > 0) & (seen >= 0.5 * np.quantile(seen[near], 0.95))]
+        if start is not None:
+            bounds = start + cameras.reach(start) * empty_directions(own - start, cameras.centers - start)
+        center, radius = trimmed_ball(own, TRIMMED_SHARE, bounds)
     if not radius > 0:
         raise ValueError(f"normalisation: the sparse points of the object all lie in one place; {REMEDY}")
     return center, radius
+
+
+def _middle_of_view(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    well_seen = points[(seen > 0) & (seen >= 0.5 * np.quantile(seen, 0.95))]
+    if len(well_seen) < MIN_POINTS:
+        raise ValueError(
+            f"normalisation: the cameras look in one direction or apart, and only {len(well_seen)} of {len(points)} "
+            f"sparse points lie in their pictures, fewer than {MIN_POINTS}; check that points and cameras are of one "
+            f"frame and that poses are camera to world, or {REMEDY}. Where the cameras stand inside a room, set "
+            "inside_out"
+        )
+    return geometric_median(well_seen)
+
+
+def empty_directions(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Directions from the origin in which no points say how far the object goes, as where it has no texture.
+
+    Args:
+        points: (N, 3) about the origin, a few outliers among them.
+        centers: (V, 3) cameras; beside their directions and those away from them, the ones away from points are tried.
+
+    Returns:
+        (E, 3) unit; all but a few points are more than ``EMPTY_ANGLE`` from each of them.
+    """
+    points, centers = (_unit(vectors) for vectors in (points, centers))
+    candidates = np.concatenate([centers, -centers, -points])
+    candidates = candidates[:: -(-len(candidates) // 500)]
+    few = int(0.01 * len(points))
+    cosines = np.partition(candidates @ points.T, len(points) - 1 - few, axis=1)[:, len(points) - 1 - few]
+    return candidates[cosines < np.cos(EMPTY_ANGLE)]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1)
+    return vectors[lengths > 0] / lengths[lengths > 0, None]
 
 
 def _place_around(cameras: _Cameras, points: np.ndarray | None) -> tuple[np.ndarray, float]:
@@ -281,8 +310,10 @@ def geometric_median(points: np.ndarray) -> np.ndarray:
     return center
 
 
-def trimmed_ball(points: np.ndarray, trimmed_share: float) -> tuple[np.ndarray, float]:
-    """Centre and radius of a small ball that holds all but a share of (N, 3) points.
+def trimmed_ball(
+    points: np.ndarray, trimmed_share: float, bounds: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """Centre and radius of a small ball that holds all but a share of (N, 3) points, and all of ``bounds``, (M, 3).
 
     The steps are those of Badoiu and Clarkson (Smaller core-sets for balls, SODA 2003), towards the point that is the
     farthest but for the trimmed ones.
@@ -292,7 +323,12 @@ def trimmed_ball(points: np.ndarray, trimmed_share: float) -> tuple[np.ndarray, 
     for step in range(300):
         distances = np.linalg.norm(points - center, axis=1)
         index = np.argpartition(distances, rank)[rank]
-        if distances[index] < best[1]:
-            best = (center, float(distances[index]))
-        center = center + (points[index] - center) / (step + 2)
+        farthest, radius = points[index], distances[index]
+        if bounds is not None and len(bounds):
+            distances = np.linalg.norm(bounds - center, axis=1)
+            if distances.max() > radius:
+                farthest, radius = bounds[distances.argmax()], distances.max()
+        if radius < best[1]:
+            best = (center, float(radius))
+        center = center + (farthest - center) / (step + 2)
     return best
