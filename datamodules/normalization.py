@@ -6,12 +6,14 @@ can see in that place are its own. Everything else (the room behind, mistaken po
 minority somewhere along this way and is outvoted there: each step is a median, a truncated vote or a trimmed ball.
 """
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from datamodules.optical_axes import Cameras, common_point
+from datamodules.pose_conventions import convention_that_fits
+
 MAX_POINTS = 20_000
-MAX_PAIRS = 2_000
 TRIMMED_SHARE = 0.02
 """Share of the object's points that may stay outside: SfM points scatter about the surface."""
 MIN_POINTS = 10
@@ -22,35 +24,6 @@ CLEAR_VIEW = 0.95
 ROOM_REACH = 6.0
 """Points of a room lie within so many times their median distance from its middle."""
 REMEDY = "give the sphere by hand instead: its centre and radius in the frame of the cameras"
-
-
-@dataclass(frozen=True)
-class _Cameras:
-    centers: np.ndarray  # (V, 3)
-    axes: np.ndarray  # (V, 3) unit, through the middle of the picture
-    half_angles: np.ndarray  # (V,) radians, half the field of view along the longer edge
-    half_diagonals: np.ndarray  # (V,) radians, half the field of view from corner to corner
-    world_to_camera: np.ndarray  # (V, 3, 3)
-    intrinsics: np.ndarray  # (V, 3, 3)
-    image_sizes: np.ndarray  # (V, 2) height, width
-
-    def count_seeing(self, points: np.ndarray) -> np.ndarray:
-        """(P,) in how many pictures each point lies, whatever may hide it there."""
-        counts = np.zeros(len(points), dtype=np.int64)
-        rows = zip(self.centers, self.world_to_camera, self.intrinsics, self.image_sizes, strict=True)
-        for center, rotation, intrinsics, (height, width) in rows:
-            x, y, depth = intrinsics @ rotation @ (points - center).T
-            counts += (depth > 0) & (x > 0) & (x < width * depth) & (y > 0) & (y < height * depth)
-        return counts
-
-    def reach(self, center: np.ndarray, *, diagonal: bool = False) -> float:
-        """Radius of what fills the pictures at ``center``, from edge to edge or corner: the median of those with it."""
-        ways = center - self.centers
-        along, distances = (ways * self.axes).sum(-1), np.linalg.norm(ways, axis=-1)
-        shown = along > distances * np.cos(self.half_angles)
-        shown = shown if shown.any() else np.ones_like(shown)
-        angles = self.half_diagonals if diagonal else self.half_angles
-        return float(np.median((distances * np.sin(angles))[shown]))
 
 
 def normalization_from_cameras_and_points(
@@ -83,18 +56,34 @@ def normalization_from_cameras_and_points(
         ValueError: shapes are wrong, numbers are not finite, or cameras and points do not say where the thing is: the
             cameras stand in one place, or look in one direction and there are no points.
     """
-    cameras, points = _checked(camera_to_world, intrinsics, image_sizes, points, margin)
+    points = _checked(camera_to_world, intrinsics, image_sizes, points, margin)
+    cameras = Cameras.from_poses(camera_to_world, intrinsics, image_sizes)
     if inside_out:
         center, radius = _place_around(cameras, points)
         return _similarity(center, margin * radius)
-    spread = np.linalg.norm(cameras.centers - np.median(cameras.centers, axis=0), axis=1).max()
-    if not spread > 1e-9 * max(1.0, abs(cameras.centers).max()):
+    hint = partial(convention_that_fits, camera_to_world, intrinsics, image_sizes, points)
+    if cameras.stand_at_one_place:
         raise ValueError(
             f"normalisation: all {len(cameras.centers)} cameras stand at one place, from which no distance can be "
-            f"told; take photographs from different places, or {REMEDY}"
+            f"told; take photographs from different places, or {REMEDY}{hint()}"
         )
-    start = common_point(cameras.centers, cameras.axes, needs_certainty=points is not None)
-    center, radius = (start, cameras.reach(start)) if points is None else _object_among(points, cameras, start)
+    if points is None:
+        center = common_point(cameras.centers, cameras.axes)
+        if center is None or hint():
+            raise ValueError(
+                f"normalisation: the optical axes of the {len(cameras.centers)} cameras do not meet in front of them "
+                "and there are no sparse points, so that nothing says where the object is; give sparse points (a "
+                f"COLMAP model), or {REMEDY}. Where the cameras stand inside a room, set inside_out and give its "
+                f"points{hint()}"
+            )
+        radius = cameras.reach(center)
+    else:
+        # points know better than nearly parallel axes
+        start = common_point(cameras.centers, cameras.axes, least_spread=np.radians(5))
+        seen = cameras.sees(points).sum(axis=0)
+        if start is None or (seen == 0).all():
+            start = _middle_of_view(points, seen, hint())
+        center, radius = _object_among(points, seen, cameras, start)
     nearest = np.quantile(np.linalg.norm(cameras.centers - center, axis=1), 0.1)
     return _similarity(center, min(margin * radius, max(radius, CLEAR_VIEW * nearest)))
 
@@ -105,10 +94,9 @@ def _checked(
     image_sizes: np.ndarray,
     points: np.ndarray | None,
     margin: float,
-) -> tuple[_Cameras, np.ndarray | None]:
-    poses, intrinsics = np.asarray(camera_to_world, dtype=np.float64), np.asarray(intrinsics, dtype=np.float64)
-    sizes = np.asarray(image_sizes, dtype=np.float64)
-    shapes, num_views = (poses.shape, intrinsics.shape, sizes.shape), len(poses)
+) -> np.ndarray | None:
+    """The points that are finite, not too many."""
+    shapes, num_views = tuple(np.shape(a) for a in (camera_to_world, intrinsics, image_sizes)), len(camera_to_world)
     if num_views == 0 or shapes != ((num_views, 4, 4), (num_views, 3, 3), (num_views, 2)):
         raise ValueError(
             f"normalisation: camera_to_world, intrinsics and image_sizes have shapes {shapes}, expected (V, 4, 4), "
@@ -116,28 +104,17 @@ def _checked(
         )
     if not margin >= 1:
         raise ValueError(f"normalisation: margin is {margin}, expected a factor of at least 1")
-    wrong = [v for v in range(num_views) if not np.isfinite([*poses[v].flat, *intrinsics[v].flat]).all()]
-    if wrong:
-        raise ValueError(f"normalisation: the camera of photograph {wrong[0]} (of {num_views}) is not finite")
-    if points is not None:
-        points = np.asarray(points, dtype=np.float64)
-        if points.ndim != 2 or points.shape[1] != 3:
-            raise ValueError(f"normalisation: points have shape {points.shape}, expected (P, 3)")
-        points = points[np.isfinite(points).all(axis=1)]
-        points = points[:: -(-len(points) // MAX_POINTS)] if len(points) else None
-    middles = np.stack([sizes[:, 1] / 2, sizes[:, 0] / 2, np.ones(num_views)], axis=-1)
-    # the picture's middle and not its principal point, which a crop moves to anywhere
-    axes = (poses[:, :3, :3] @ np.linalg.solve(intrinsics, middles[..., None]))[..., 0]
-    half_edges = np.stack([sizes[:, 1] / intrinsics[:, 0, 0], sizes[:, 0] / intrinsics[:, 1, 1]]) / 2
-    return _Cameras(
-        centers=poses[:, :3, 3],
-        axes=axes / np.linalg.norm(axes, axis=1, keepdims=True),
-        half_angles=np.arctan(half_edges.max(axis=0)),
-        half_diagonals=np.arctan(np.linalg.norm(half_edges, axis=0)),
-        world_to_camera=poses[:, :3, :3].transpose(0, 2, 1),
-        intrinsics=intrinsics,
-        image_sizes=sizes,
-    ), points
+    numbers = np.concatenate([np.reshape(a, (num_views, -1)) for a in (camera_to_world, intrinsics)], axis=1)
+    if not np.isfinite(numbers).all():
+        wrong = int(np.flatnonzero(~np.isfinite(numbers).all(axis=1))[0])
+        raise ValueError(f"normalisation: the camera of photograph {wrong} (of {num_views}) is not finite")
+    if points is None:
+        return None
+    points = np.asarray(points, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"normalisation: points have shape {points.shape}, expected (P, 3)")
+    points = points[np.isfinite(points).all(axis=1)]
+    return points[:: -(-len(points) // MAX_POINTS)] if len(points) else None
 
 
 def _similarity(center: np.ndarray, radius: float) -> np.ndarray:
@@ -146,111 +123,33 @@ def _similarity(center: np.ndarray, radius: float) -> np.ndarray:
     return matrix
 
 
-def common_point(centers: np.ndarray, axes: np.ndarray, *, needs_certainty: bool = False) -> np.ndarray | None:
-    """The point that most optical axes pass by closely, in angle, in front of their cameras.
-
-    Of the meeting points of pairs of axes the one with the least mean truncated angle, refined by reweighted least
-    squares (Geman and McClure's weights).
-
-    Args:
-        centers: (V, 3) of the cameras.
-        axes: (V, 3) unit.
-        needs_certainty: give up where the axes are so parallel, or meet so badly, that the point could be anywhere
-            along them.
-
-    Returns:
-        (3,); ``None`` where certainty is needed and not had.
-
-    Raises:
-        ValueError: there is no such point, and certainty is not needed.
-    """
-    candidates = _meeting_points(centers, axes)
-    if len(candidates):
-        ways = candidates[None] - centers[:, None]
-        along = np.einsum("vpc,vc->vp", ways, axes)
-        angles = np.arccos(np.clip(along / np.maximum(np.linalg.norm(ways, axis=-1), 1e-300), -1, 1))
-        point = candidates[np.minimum(angles, np.pi / 6).mean(axis=0).argmin()]
-        point, residual, spread = _refined(point, centers, axes)
-        enough = spread > np.radians(1) and residual < np.pi / 6
-        if enough and (not needs_certainty or spread > max(np.radians(5), residual)):
-            return point
-    if needs_certainty:
-        return None
-    raise ValueError(
-        f"normalisation: the optical axes of the {len(centers)} cameras do not meet in front of them (they are "
-        "parallel, look apart, or there is but one) and there are no sparse points, so that nothing says where the "
-        f"object is; give sparse points (a COLMAP model), or {REMEDY}. Where the cameras stand inside a room, set "
-        "inside_out and give its points. Where they circle an object, their poses may be inverted"
-    )
-
-
-def _meeting_points(centers: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """(N, 3) midpoints between pairs of axes at their closest, where that is in front of both cameras."""
-    first, second = np.triu_indices(len(centers), k=1)
-    if len(first) > MAX_PAIRS:
-        chosen = np.random.default_rng(0).choice(len(first), MAX_PAIRS, replace=False)
-        first, second = first[chosen], second[chosen]
-    cosines = (axes[first] * axes[second]).sum(-1)
-    crossing = 1 - cosines**2 > np.sin(np.radians(0.5)) ** 2
-    first, second, cosines = first[crossing], second[crossing], cosines[crossing]
-    between = centers[second] - centers[first]
-    ahead, other = (between * axes[first]).sum(-1), (between * axes[second]).sum(-1)
-    along_first = (ahead - cosines * other) / (1 - cosines**2)
-    along_second = (cosines * ahead - other) / (1 - cosines**2)
-    middles = centers[first] + along_first[:, None] * axes[first]
-    middles = (middles + centers[second] + along_second[:, None] * axes[second]) / 2
-    return middles[(along_first > 0) & (along_second > 0)]
-
-
-def _refined(point: np.ndarray, centers: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """The point after reweighting, the median angle by which axes miss it, and how far the axes spread (radians)."""
-    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
-    for _ in range(20):
-        distances = np.linalg.norm(point - centers, axis=1)
-        misses = np.linalg.norm(np.einsum("vij,vj->vi", across, point - centers), axis=1)
-        angles = np.arctan2(misses, ((point - centers) * axes).sum(-1))
-        residual = float(np.median(angles))
-        scale = max(1.5 * residual, np.radians(0.5))
-        weights = 1 / (1 + (angles / scale) ** 2) ** 2
-        weights /= weights.sum()
-        # a miss counts as an angle, so that far cameras have no louder voice
-        loudness = weights / np.maximum(distances, 1e-12 * distances.max()) ** 2
-        normal_matrix = np.einsum("v,vij->ij", loudness, across)
-        if np.linalg.cond(normal_matrix) > 1e12:
-            break
-        point = np.linalg.solve(normal_matrix, np.einsum("v,vij,vj->i", loudness, across, centers))
-    spread = np.sqrt(max(np.linalg.eigvalsh(np.einsum("v,vij->ij", weights, across))[0], 0.0))
-    return point, residual, float(np.arcsin(min(spread, 1.0)))
-
-
-def _object_among(points: np.ndarray, cameras: _Cameras, start: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """Centre and radius of the ball about the points that many cameras see within their reach of ``start``."""
-    seen = cameras.count_seeing(points)
-    center = _middle_of_view(points, seen) if start is None else start
-    radius, bounds = cameras.reach(center), None
-    for _ in range(2):
-        near = np.linalg.norm(points - center, axis=1) < cameras.reach(center, diagonal=True)
-        if near.sum() < MIN_POINTS:
-            break  # the object has no texture, but the cameras show where it is
-        own = points[near & (seen > 0) & (seen >= 0.5 * np.quantile(seen[near], 0.95))]
-        if start is not None:
-            bounds = start + cameras.reach(start) * empty_directions(own - start, cameras.centers - start)
-        center, radius = trimmed_ball(own, TRIMMED_SHARE, bounds)
-    if not radius > 0:
-        raise ValueError(f"normalisation: the sparse points of the object all lie in one place; {REMEDY}")
-    return center, radius
-
-
-def _middle_of_view(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _middle_of_view(points: np.ndarray, seen: np.ndarray, hint: str) -> np.ndarray:
+    """Where the points are that most photographs see."""
     well_seen = points[(seen > 0) & (seen >= 0.5 * np.quantile(seen, 0.95))]
     if len(well_seen) < MIN_POINTS:
         raise ValueError(
             f"normalisation: the cameras look in one direction or apart, and only {len(well_seen)} of {len(points)} "
             f"sparse points lie in their pictures, fewer than {MIN_POINTS}; check that points and cameras are of one "
-            f"frame and that poses are camera to world, or {REMEDY}. Where the cameras stand inside a room, set "
-            "inside_out"
+            f"frame, or {REMEDY}. Where the cameras stand inside a room, set inside_out{hint}"
         )
     return geometric_median(well_seen)
+
+
+def _object_among(
+    points: np.ndarray, seen: np.ndarray, cameras: Cameras, start: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Centre and radius of the ball about the points that many cameras see within their reach of ``start``."""
+    center, radius = start, cameras.reach(start)
+    for _ in range(2):
+        near = np.linalg.norm(points - center, axis=1) < cameras.reach(center, diagonal=True)
+        if near.sum() < MIN_POINTS:
+            break  # the object has no texture, but the cameras show where it is
+        own = points[near & (seen > 0) & (seen >= 0.5 * np.quantile(seen[near], 0.95))]
+        bounds = start + cameras.reach(start) * empty_directions(own - start, cameras.centers - start)
+        center, radius = trimmed_ball(own, TRIMMED_SHARE, bounds)
+    if not radius > 0:
+        raise ValueError(f"normalisation: the sparse points of the object all lie in one place; {REMEDY}")
+    return center, radius
 
 
 def empty_directions(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
@@ -276,7 +175,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors[lengths > 0] / lengths[lengths > 0, None]
 
 
-def _place_around(cameras: _Cameras, points: np.ndarray | None) -> tuple[np.ndarray, float]:
+def _place_around(cameras: Cameras, points: np.ndarray | None) -> tuple[np.ndarray, float]:
     """Centre and radius of the ball about a room's points and the cameras in it."""
     if points is None or len(points) < MIN_POINTS:
         raise ValueError(
