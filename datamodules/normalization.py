@@ -6,8 +6,6 @@ can see in that place are its own. Everything else (the room behind, mistaken po
 minority somewhere along this way and is outvoted there: each step is a median, a truncated vote or a trimmed ball.
 """
 
-from functools import partial
-
 import numpy as np
 
 from datamodules.optical_axes import Cameras, common_point
@@ -61,29 +59,29 @@ def normalization_from_cameras_and_points(
     if inside_out:
         center, radius = _place_around(cameras, points)
         return _similarity(center, margin * radius)
-    hint = partial(convention_that_fits, camera_to_world, intrinsics, image_sizes, points)
+    advice, num_views = convention_that_fits(camera_to_world, intrinsics, image_sizes, points), len(cameras.centers)
     if cameras.stand_at_one_place:
         raise ValueError(
-            f"normalisation: all {len(cameras.centers)} cameras stand at one place, from which no distance can be "
-            f"told; take photographs from different places, or {REMEDY}{hint()}"
+            f"normalisation: all {num_views} cameras stand at one place, from which no distance can be told; take "
+            f"photographs from different places, or {REMEDY}{advice}"
         )
-    if points is None:
-        center = common_point(cameras.centers, cameras.axes)
-        if center is None or hint():
-            raise ValueError(
-                f"normalisation: the optical axes of the {len(cameras.centers)} cameras do not meet in front of them "
-                "and there are no sparse points, so that nothing says where the object is; give sparse points (a "
-                f"COLMAP model), or {REMEDY}. Where the cameras stand inside a room, set inside_out and give its "
-                f"points{hint()}"
-            )
-        radius = cameras.reach(center)
+    if advice:
+        raise ValueError(
+            f"normalisation: the {num_views} cameras look past what they photographed{advice}. If they stand inside a "
+            "room, set inside_out instead and give its points"
+        )
+    # points know better than nearly parallel axes
+    start = common_point(cameras.centers, cameras.axes, np.radians(1 if points is None else 5))
+    if points is not None:
+        center, radius = _object_among(points, cameras, start)
+    elif start is not None:
+        center, radius = start, cameras.reach(start)
     else:
-        # points know better than nearly parallel axes
-        start = common_point(cameras.centers, cameras.axes, least_spread=np.radians(5))
-        seen = cameras.sees(points).sum(axis=0)
-        if start is None or (seen == 0).all():
-            start = _middle_of_view(points, seen, hint())
-        center, radius = _object_among(points, seen, cameras, start)
+        raise ValueError(
+            f"normalisation: the optical axes of the {num_views} cameras do not meet in front of them and there are no "
+            "sparse points, so that nothing says where the object is; give sparse points (a COLMAP model), or "
+            f"{REMEDY}. If the cameras stand inside a room, set inside_out and give its points"
+        )
     nearest = np.quantile(np.linalg.norm(cameras.centers - center, axis=1), 0.1)
     return _similarity(center, min(margin * radius, max(radius, CLEAR_VIEW * nearest)))
 
@@ -123,29 +121,30 @@ def _similarity(center: np.ndarray, radius: float) -> np.ndarray:
     return matrix
 
 
-def _middle_of_view(points: np.ndarray, seen: np.ndarray, hint: str) -> np.ndarray:
+def _middle_of_view(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Where the points are that most photographs see."""
     well_seen = points[(seen > 0) & (seen >= 0.5 * np.quantile(seen, 0.95))]
     if len(well_seen) < MIN_POINTS:
         raise ValueError(
             f"normalisation: the cameras look in one direction or apart, and only {len(well_seen)} of {len(points)} "
             f"sparse points lie in their pictures, fewer than {MIN_POINTS}; check that points and cameras are of one "
-            f"frame, or {REMEDY}. Where the cameras stand inside a room, set inside_out{hint}"
+            f"frame, or {REMEDY}. If the cameras stand inside a room, set inside_out"
         )
     return geometric_median(well_seen)
 
 
-def _object_among(
-    points: np.ndarray, seen: np.ndarray, cameras: Cameras, start: np.ndarray
-) -> tuple[np.ndarray, float]:
+def _object_among(points: np.ndarray, cameras: Cameras, start: np.ndarray | None) -> tuple[np.ndarray, float]:
     """Centre and radius of the ball about the points that many cameras see within their reach of ``start``."""
-    center, radius = start, cameras.reach(start)
+    seen, bounds = cameras.sees(points).sum(axis=0), None
+    center = _middle_of_view(points, seen) if start is None else start
+    radius = cameras.reach(center)
     for _ in range(2):
         near = np.linalg.norm(points - center, axis=1) < cameras.reach(center, diagonal=True)
         if near.sum() < MIN_POINTS:
             break  # the object has no texture, but the cameras show where it is
         own = points[near & (seen > 0) & (seen >= 0.5 * np.quantile(seen[near], 0.95))]
-        bounds = start + cameras.reach(start) * empty_directions(own - start, cameras.centers - start)
+        if start is not None:
+            bounds = start + cameras.reach(start) * empty_directions(own - start, cameras.centers - start)
         center, radius = trimmed_ball(own, TRIMMED_SHARE, bounds)
     if not radius > 0:
         raise ValueError(f"normalisation: the sparse points of the object all lie in one place; {REMEDY}")

@@ -44,13 +44,25 @@ class Cameras:
         spread = np.linalg.norm(self.centers - self.centers[0], axis=1).max()
         return not spread > 1e-9 * abs(self.centers).max()
 
+    def pixels_and_depth(self, view: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(P, 2) where points appear in one picture, and (P,) their depth, not positive where they do not."""
+        in_camera = self.world_to_camera[view] @ (points - self.centers[view]).T
+        x, y, depth = self.intrinsics[view] @ in_camera
+        return np.stack([x, y], axis=-1) / np.where(depth > 0, depth, 1)[:, None], depth
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(V, P, 2) pixels of points, and (V, P) whether they lie in the picture, whatever may hide them there."""
+        pixels, seen = np.empty((len(self.centers), len(points), 2)), self.sees(points)
+        for view in range(len(pixels)):
+            pixels[view] = self.pixels_and_depth(view, points)[0]
+        return pixels, seen
+
     def sees(self, points: np.ndarray) -> np.ndarray:
         """(V, P) which pictures each point lies in, whatever may hide it there."""
         seen = np.empty((len(self.centers), len(points)), dtype=bool)
-        rows = zip(self.centers, self.world_to_camera, self.intrinsics, self.image_sizes, strict=True)
-        for view, (center, rotation, intrinsics, (height, width)) in enumerate(rows):
-            x, y, depth = intrinsics @ rotation @ (points - center).T
-            seen[view] = (depth > 0) & (x > 0) & (x < width * depth) & (y > 0) & (y < height * depth)
+        for view, (height, width) in enumerate(self.image_sizes):
+            pixels, depth = self.pixels_and_depth(view, points)
+            seen[view] = (depth > 0) & (pixels > 0).all(axis=1) & (pixels < [width, height]).all(axis=1)
         return seen
 
     def reach(self, center: np.ndarray, *, diagonal: bool = False) -> float:

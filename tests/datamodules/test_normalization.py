@@ -175,16 +175,23 @@ def test_cameras_at_one_place_or_too_few_say_what_to_give(rng: Generator) -> Non
             ValueError, match=r"all 8 cameras stand at one place.*give the sphere by hand.*centre and rad"
         ):
             normalization_from_cameras_and_points(*cameras(turning), points)
+
+
+def test_misread_poses_are_refused_with_the_right_reading(rng: Generator) -> None:
     away = orbit(rng)
     away[:, :3, 1:3] *= -1
-    with pytest.raises(
-        ValueError, match=r"axes of the 24 cameras do not meet .*another convention: .*OpenGL's axes.*multiply"
-    ):
-        normalization_from_cameras_and_points(*cameras(away), None)
-    with pytest.raises(ValueError, match=r"only 0 of 2000 sparse points lie in their pictures.*OpenGL's axes.*100%"):
-        normalization_from_cameras_and_points(*cameras(away), surface(rng))
+    for points in (None, surface(rng)):
+        with pytest.raises(ValueError, match=r"24 cameras look past .*OpenGL's axes.*multiply.* not 0%.*inside_out"):
+            normalization_from_cameras_and_points(*cameras(away), points)
+        with pytest.raises(ValueError, match=r"look past .*world to camera: invert each \("):
+            normalization_from_cameras_and_points(*cameras(np.linalg.inv(orbit(rng))), points)
+
+
+def test_points_of_another_frame_are_refused(rng: Generator) -> None:
+    positions = rng.uniform(-0.5, 0.5, size=(12, 3))
+    poses = poses_towards(positions, positions + np.array([0, 0, 1.0]))
     with pytest.raises(ValueError, match=r"only 0 of 2000 sparse points lie in their pictures.*of one frame"):
-        normalization_from_cameras_and_points(*cameras(away), CENTER + 100 + rng.normal(size=(2000, 3)))
+        normalization_from_cameras_and_points(*cameras(poses), 1000 * np.array([1, 1, 0]) + rng.normal(size=(2000, 3)))
 
 
 def test_what_is_no_camera_or_no_point_is_refused(rng: Generator) -> None:
