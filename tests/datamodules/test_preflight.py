@@ -11,6 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
+from datamodules.dtu import read_scan
 from datamodules.optical_axes import Cameras
 from datamodules.preflight import check_before_training, points_of
 from datamodules.preflight_picture import CAMERA, HELD_OUT, INSIDE, OUTSIDE, SPHERE
@@ -282,6 +283,19 @@ def test_a_fit_checks_first_and_leaves_the_picture_in_the_runs_folder(
     ToyData(read_as(ball_scene(), "inverse")).setup("test")
     assert not list(Path("none").rglob("preflight*")) + list(Path("dry").rglob("preflight*"))
     assert not list(tmp_path.glob("preflight*"))
+
+
+def test_a_real_scan_raises_no_doubt_and_its_masks_must_be_its_own(test_data: Path) -> None:
+    scene = read_scan(test_data / "dtu_scan24_400x300")
+    facts = check_before_training(scene, None)
+    assert facts.doubts == ()
+    assert facts.mask_rays_meeting_sphere == 1
+    for convention, says in (
+        ("opengl", "multiply each from the right"),
+        ("opengl inverse", "invert each and multiply"),
+    ):
+        with pytest.raises(ValueError, match=f"scan24: no ray .*{says}"):
+            check_scene(read_as(scene, convention))
 
 
 def test_project_agrees_with_the_slow_way() -> None:
