@@ -256,7 +256,7 @@ def check_similarity(name: str, trained: list[list[float]], found: list[list[flo
         for radius, matrix in zip(radii, matrices, strict=True)
     ]
     raise ValueError(
-        f"{name}: the checkpoint was trained in the sphere of {spheres[0]}, but the data now gives {spheres[1]}, in the "
-        "dataset's frame, so that its surface would be misplaced; give the photographs, points and normalisation of "
-        "that run, or train anew"
+        f"{name}: the checkpoint was trained in the sphere of {spheres[0]}, but the data now gives {spheres[1]}, in "
+        "the dataset's frame, so that its surface would be misplaced; give the photographs, points and normalisation "
+        "of that run, or train anew"
     )

@@ -237,6 +237,10 @@ def test_the_sphere_of_a_real_statue_holds_its_face_though_all_points_are_in_its
 def test_axes_through_one_point_give_that_point_exactly(rng: Generator) -> None:
     poses = orbit(rng, 5, aim=0.0)
     np.testing.assert_allclose(common_point(poses[:, :3, 3], poses[:, :3, 2]), CENTER, atol=1e-9)
+    # also where a quarter of the cameras looks elsewhere, all to the same side
+    poses = orbit(rng, 40, aim=0.0)
+    poses[:10] = poses_towards(poses[:10, :3, 3], np.tile(CENTER + [0, 0, 1.5], (10, 1)))
+    np.testing.assert_allclose(common_point(poses[:, :3, 3], poses[:, :3, 2]), CENTER, atol=1e-3)
 
 
 def test_the_geometric_median_withstands_almost_half(rng: Generator) -> None:
