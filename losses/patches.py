@@ -40,7 +40,7 @@ def patch_consistency(
     min_contrast: float = 2.0,
     min_cosine: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
-    """How little the surroundings of surface points look alike in several photographs: Geo-NeuS (arXiv:2205.15848), 4.3.
+    """How little the surroundings of surface points look alike in several photographs: Geo-NeuS (arXiv:2205.15848).
 
     Each point stands for a small plane, which takes the window about its pixel to the source photographs. Of those only
     the ``num_best`` most alike count, since the point may be hidden in the others. Geo-NeuS squares the correlation; we

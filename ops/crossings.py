@@ -21,7 +21,7 @@ class Crossings(NamedTuple):
 
 
 def first_crossings(distances: Tensor, sdf: Tensor, min_slope: float = 0.0) -> Crossings:
-    """First change of sign from positive to negative along each ray: Geo-NeuS (arXiv:2205.15848), Eq. 9.
+    """First change of sign from positive to negative along each ray: Geo-NeuS (arXiv:2205.15848).
 
     The field counts as linear between neighbouring samples, so the crossing is differentiable in its values there.
 
