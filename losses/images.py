@@ -20,9 +20,9 @@ def mask_cross_entropy(log_transmittance: Tensor, mask: Tensor, floor: float = 1
     Args:
         log_transmittance: (R,) logarithm of the share of light that passes the foreground, not positive.
         mask: (R,) foreground coverage in [0, 1]; counted as foreground above one half, as NeuS does.
-        floor: opacity or transmittance below it costs no more and pulls no more; NeuS's is 1e-3.
+        floor: a ray that is right or wrong to within this costs no less or no more, and pulls no more; NeuS's is 1e-3.
     """
     log_transmittance = log_transmittance.float()
     log_opacity = (-torch.expm1(log_transmittance)).clamp(min=floor).log()
-    log_likelihood = torch.where(mask > 0.5, log_opacity, log_transmittance.clamp(min=math.log(floor)))
-    return -log_likelihood.mean()
+    log_likelihood = torch.where(mask > 0.5, log_opacity, log_transmittance)
+    return -log_likelihood.clamp(math.log(floor), math.log1p(-floor)).mean()

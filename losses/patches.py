@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ops.crossings import first_crossings
 from ops.homography import Cameras, facing_cosines, plane_homographies, warp_pixels
 from ops.patches import contrast, normalized_cross_correlation, patch_pixels, sample_bilinear
+from ops.types import RayBatch
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,56 @@ def patch_consistency(
     valid = valid & is_usable[:, None]
     dissimilarity = (torch.where(valid, 1 - found, 0)).sum(-1) / valid.sum(-1).clamp(min=1)
     return dissimilarity, valid.any(-1)
+
+
+def patch_loss(
+    batch: RayBatch,
+    index: Tensor,
+    distances: Tensor,
+    sdf: Tensor,
+    gradient: Tensor,
+    *,
+    patch_size: int = 11,
+    num_best: int = 4,
+    max_rays: int = 512,
+    min_slope: float = 0.1,
+) -> Tensor:
+    """Patch consistency where the rays of a batch first enter the surface, averaged over those that can be compared.
+
+    Rays count whose crossing is inside the unit sphere and, where there are masks, whose pixel is on the foreground.
+
+    Args:
+        batch: with "source_images" and what belongs to them.
+        index: (M,) int, the rays that have samples.
+        distances: (M, S) increasing distances of the samples.
+        sdf: (M, S) values there; the loss reaches the surface through those beside the crossing.
+        gradient: (M, S, 3) of the field there, of which the normal is made.
+        patch_size: edge of the window in pixels, odd.
+        num_best: most sources that count for a ray.
+        max_rays: most rays that are compared, the first of those that could be.
+        min_slope: crossings at which the field falls more slowly along the ray are left out.
+
+    Returns:
+        A scalar in [0, 2]; 0 where nothing can be compared.
+    """
+    crossings = first_crossings(distances, sdf, min_slope)
+    directions = batch["directions"][index]
+    points = batch["origins"][index] + crossings.distances[:, None] * directions
+    counts = crossings.found & (points.norm(dim=-1) < 1)
+    if "ray_masks" in batch:
+        counts &= batch["ray_masks"][index] > 0.5
+    (chosen,) = counts.nonzero(as_tuple=True)
+    chosen = chosen[:max_rays]
+    normals = torch.nn.functional.normalize(crossings.interpolate(gradient.detach())[chosen], dim=-1)
+    cameras = Cameras(batch["source_intrinsics"], batch["source_camera_to_world"])
+    loss, is_seen = patch_consistency(
+        points[chosen],
+        normals,
+        batch["pixels"][index[chosen]],
+        batch["reference_row"][index[chosen]],
+        batch["source_rows"][index[chosen]],
+        GreyPhotographs(batch["source_images"], batch["source_sizes"], cameras),
+        patch_size=patch_size,
+        num_best=num_best,
+    )
+    return loss.sum() / is_seen.sum().clamp(min=1)

@@ -17,15 +17,16 @@ from ops.hash_grid.grid import HashGrid
 
 
 class SDFNetwork(nn.Module):
-    """Signed distance and a feature vector for every point; starts as a sphere of radius one half.
+    """Signed distance and a feature vector for every point; starts as a sphere.
 
     Args:
         grid: encoding of the points.
         hidden_size: H, width of the hidden and of the feature layer.
         inside_out: positive inside the initial sphere, for rooms.
+        initial_radius: of that sphere, normalised unit.
     """
 
-    def __init__(self, grid: HashGrid, hidden_size: int, inside_out: bool) -> None:
+    def __init__(self, grid: HashGrid, hidden_size: int, inside_out: bool, initial_radius: float = 0.5) -> None:
         super().__init__()
         self.grid = grid
         hidden = nn.Linear(3 + grid.num_output_features, hidden_size)
@@ -37,7 +38,7 @@ class SDFNetwork(nn.Module):
         nn.init.zeros_(hidden.weight[:, 3:])  # a function of the bare point at first, whatever the table holds
         # softplus layers of these weights average to |x|: SAL (arXiv:1911.10414), Theorem 1
         nn.init.normal_(self.sdf.weight, mean=math.sqrt(math.pi / hidden_size), std=1e-4)
-        nn.init.constant_(self.sdf.bias, -0.5)
+        nn.init.constant_(self.sdf.bias, -initial_radius)
         if inside_out:
             self.sdf.weight.data.neg_()
             self.sdf.bias.data.neg_()
