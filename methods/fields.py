@@ -14,6 +14,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from ops.derivatives import derivatives_from_taps, tap_offsets
 from ops.encodings import fourier_encoding, inverted_sphere
 from ops.hash_grid.grid import HashGrid
+from ops.rays import points_along
+from ops.rendering import alpha_from_density, composite, weights_from_alpha
+from ops.sampling import stratified_distances
 
 
 class SDFNetwork(nn.Module):
@@ -126,3 +129,22 @@ class BackgroundNetwork(nn.Module):
             x = F.relu(layer(torch.cat([x, encoded], dim=-1) if i == self.skip else x))
         density = F.softplus(self.density(x)).squeeze(-1)
         return density, self.rgb(torch.cat([self.feature(x), harmonics, code], dim=-1)).sigmoid()
+
+    def colors_behind(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        far: Tensor,
+        harmonics: Tensor,
+        code: Tensor,
+        num_samples: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """(R, 3) colours of what is behind the unit sphere, which rays leave at (R,) distances ``far``."""
+        ones = torch.ones_like(far)
+        inverse = stratified_distances(0 * ones, ones, num_samples, generator).flip(-1)
+        distances = far[:, None] / (inverse + 1e-5)
+        points = points_along(origins, directions, distances)
+        density, colors = self(points, *(x[:, None].expand(-1, num_samples, -1) for x in (harmonics, code)))
+        lengths = F.pad(distances.diff(dim=-1), (0, 1), value=1e10)
+        return composite(weights_from_alpha(alpha_from_density(density, lengths)), colors)

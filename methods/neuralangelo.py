@@ -33,8 +33,8 @@ from ops.encodings import spherical_harmonics
 from ops.hash_grid.grid import HashGrid
 from ops.isosurface import extract_surface
 from ops.rays import points_along, unit_sphere_intersection
-from ops.rendering import alpha_from_density, alpha_from_sdf, annealed_slope, composite, weights_from_alpha
-from ops.sampling import hierarchical_distances, sections, stratified_distances
+from ops.rendering import alpha_from_sdf, annealed_slope, composite, weights_from_alpha
+from ops.sampling import hierarchical_distances, sections
 from ops.schedules import Schedule, WarmupThenSteps
 from ops.sdf_grid import SdfGrid
 from ops.types import ObjectBatch, RayBatch, Reconstruction, Renders, Shape
@@ -378,13 +378,9 @@ class Neuralangelo(Method):
             return torch.rand(directions.shape, generator=generator, device=directions.device, dtype=directions.dtype)
         if self.background_network is None:
             return torch.full_like(directions, 1.0 if self.background == "white" else 0.0)
-        ones = torch.ones_like(far)
-        inverse = stratified_distances(0 * ones, ones, self.num_background_samples, generator).flip(-1)
-        distances = far[:, None] / (inverse + 1e-5)
-        points = points_along(origins, directions, distances)
-        density, colors = self.background_network(points, _per_sample(harmonics, points), _per_sample(code, points))
-        lengths = F.pad(distances.diff(dim=-1), (0, 1), value=1e10)
-        return composite(weights_from_alpha(alpha_from_density(density, lengths)), colors)
+        return self.background_network.colors_behind(
+            origins, directions, far, harmonics, code, self.num_background_samples, generator
+        )
 
     def on_before_batch_transfer(self, batch: RayBatch, dataloader_idx: int) -> RayBatch:
         """Refuse more photographs than there are codes; here, where looking at them waits for no GPU.

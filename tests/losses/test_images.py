@@ -23,7 +23,7 @@ def test_mask_loss_of_saturated_rays_is_finite_and_in_float32():
     loss.backward()
     assert loss.dtype == torch.float32
     # right, wrongly opaque, wrongly clear, right
-    assert loss.item() == pytest.approx(-2 * math.log(1e-3) / 4)
+    assert loss.item() == pytest.approx(-(math.log(1e-3) + math.log1p(-1e-3)) / 2)
     assert torch.isfinite(log_transmittance.grad).all()
 
 
@@ -38,7 +38,8 @@ def test_mask_loss_is_exact_where_one_minus_the_opacity_has_no_digits_left():
     assert log_transmittance.grad.tolist() == pytest.approx([1e12, -1])
 
 
-def test_beyond_the_floor_a_wrong_ray_pulls_no_more():
-    log_transmittance = torch.tensor([math.log(2e-3), math.log(0.5e-3)], requires_grad=True)
-    mask_cross_entropy(log_transmittance, torch.zeros(2)).backward()
-    assert log_transmittance.grad.tolist() == [-0.5, 0]
+def test_beyond_the_floor_a_ray_pulls_no_more():
+    # opaque and nearly as wrong as can be, then more than that; clear and nearly right, then more than that
+    log_transmittance = torch.tensor([math.log(2e-3), math.log(0.5e-3), -2e-3, -0.5e-3], requires_grad=True)
+    mask_cross_entropy(log_transmittance, torch.zeros(4)).backward()
+    assert log_transmittance.grad.tolist() == [-0.25, 0, -0.25, 0]
