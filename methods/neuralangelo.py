@@ -100,7 +100,7 @@ class Neuralangelo(Method):
         eikonal_weight: weight of the unit-gradient loss.
         curvature_weight: largest weight of the Laplacian loss.
         mask_weight: weight of the mask loss, on the foreground's opacity alone; the scene must have masks.
-        mask_floor: opacity or transmittance below which a wrong ray is given up.
+        mask_floor: how near to right or wrong a ray is left alone; an opaque section passes 1e-5, so less has no effect.
         sparse_weight: largest weight of the sparse-point loss; the scene must have points.
         sparse_schedule: factor on it for every progress; constant where not given.
         sparse_loss: its form.
@@ -178,6 +178,8 @@ class Neuralangelo(Method):
         super().__init__(optimizer, lr_schedule, max_steps)
         if (appearance_size or exposure != "none") and not num_images:
             raise ValueError("appearance_size, exposure: codes need num_images, the most photographs a scene may have")
+        if not 0 < mask_floor < 0.5:
+            raise ValueError(f"mask_floor is {mask_floor}; expected an opacity between 0 and one half, NeuS's is 1e-3")
         grid = HashGrid(
             num_levels, features_per_level, log2_table_size, base_resolution, finest_resolution, bound, grid_backend
         )

@@ -55,7 +55,8 @@ def sample_bilinear(images: Tensor, sizes: Tensor, index: Tensor, pixels: Tensor
 
 def contrast(patches: Tensor) -> Tensor:
     """Standard deviation within each of (..., P) windows, (...), without gradient."""
-    return patches.detach().std(dim=-1, correction=0)
+    patches = patches.detach()
+    return (patches - patches.mean(dim=-1, keepdim=True)).square().mean(dim=-1).sqrt()
 
 
 def normalized_cross_correlation(patches: Tensor, others: Tensor, floor: float = 1e-6) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.patches import GreyPhotographs, patch_consistency
+from losses.patches import GreyPhotographs, patch_consistency, patch_loss
 from ops.cameras import look_at, pixel_centers, pixel_rays
 from ops.homography import Cameras
 
@@ -130,3 +130,46 @@ def test_window_and_contrast_are_arguments(photographs):
     assert _loss(photographs, OFFSET, pixels=pixels + 8, patch_size=5)[1].all()
     with pytest.raises(ValueError, match="must be odd"):
         _loss(photographs, OFFSET, patch_size=10)
+
+
+def _ray_batch(photographs, pixels):
+    """A batch of rays of photograph 0, and samples of the field of the true plane along them."""
+    cameras, count = photographs.cameras, len(pixels)
+    origins, directions = pixel_rays(pixels, cameras.intrinsics[0], cameras.camera_to_world[0])
+    batch = {
+        "origins": origins, "directions": directions, "pixels": pixels,
+        "reference_row": torch.zeros(count, dtype=torch.int64),
+        "source_rows": torch.tensor([1, 2, 3]).expand(count, -1),
+        "source_images": photographs.images, "source_sizes": photographs.sizes,
+        "source_intrinsics": cameras.intrinsics, "source_camera_to_world": cameras.camera_to_world,
+    }  # fmt: skip
+    distances = torch.linspace(2, 4, 30).expand(count, -1)
+    sdf = (origins[:, None] + directions[:, None] * distances[..., None]) @ NORMAL - OFFSET
+    return batch, (torch.arange(count), distances, sdf, NORMAL.expand(count, 30, 3))
+
+
+def test_loss_of_a_ray_batch_is_least_for_the_true_field_and_pulls_any_other_towards_it(photographs, generator):
+    pixels = torch.rand(200, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
+    batch, (index, distances, sdf, gradient) = _ray_batch(photographs, pixels)
+    true = patch_loss(batch, index, distances, sdf, gradient)
+    assert 0 < true < 0.005
+    for shift in (-0.03, 0.03):
+        moved = (sdf - shift).requires_grad_()
+        loss = patch_loss(batch, index, distances, moved, gradient)
+        assert loss > 5 * true
+        loss.backward()
+        # to move outwards the field must fall, and the other way round
+        assert moved.grad.sum().sign() == (-1 if shift > 0 else 1)
+
+
+def test_rays_that_miss_graze_or_are_too_many_are_not_compared(photographs):
+    pixels = torch.tensor([[x + 0.5, y + 0.5] for x in range(20, 60, 4) for y in range(20, 40, 4)])
+    batch, (index, distances, sdf, gradient) = _ray_batch(photographs, pixels)
+    assert patch_loss(batch, index, distances, sdf.abs() + 1, gradient) == 0
+    assert patch_loss(batch, index, distances, sdf, gradient, min_slope=2.0) == 0
+    first = patch_loss({k: v[:7] if len(v) == 50 else v for k, v in batch.items()}, index[:7], distances[:7], sdf[:7],
+                       gradient[:7])  # fmt: skip
+    assert patch_loss(batch, index, distances, sdf, gradient, max_rays=7) == pytest.approx(first.item())
+    # the samples may be of some of the rays only
+    assert patch_loss(batch, index[:7], distances[:7], sdf[:7], gradient[:7]) == pytest.approx(first.item())
+    assert patch_loss(batch | {"ray_masks": torch.zeros(50)}, index, distances, sdf, gradient) == 0
