@@ -38,9 +38,9 @@ CONFIGS = [ROOT / "configs/neuralangelo_dtu.yaml", ROOT / "configs/overlays/cpu.
 COMMON = {
     "model": {
         "background": "nerf++", "background_hidden_size": 64, "background_layers": 4, "num_background_samples": 16,
-        "mask_weight": 0.0,
+        "mask_weight": 0.0, "mesh_resolution": 192,
     },
-    "data": {"foreground_share": 0.0, "eval_downscale": 2},
+    "data": {"foreground_share": 0.0, "eval_downscale": 4},
 }  # fmt: skip
 MASK = {"mask_weight": 1.0}
 SPARSE = {"sparse_weight": 1.0}
@@ -106,7 +106,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder that keeps the runs; a temporary one if not given")
     arguments = parser.parse_args()
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     scan = find_scan(arguments.root, arguments.scan)
     points = scan / "sparse_points.npz"
     if not points.is_file():

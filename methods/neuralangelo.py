@@ -100,7 +100,7 @@ class Neuralangelo(Method):
         eikonal_weight: weight of the unit-gradient loss.
         curvature_weight: largest weight of the Laplacian loss.
         mask_weight: weight of the mask loss, on the foreground's opacity alone; the scene must have masks.
-        mask_floor: how near to right or wrong a ray is left alone; an opaque section passes 1e-5, so less has no effect.
+        mask_floor: how near to right or wrong a ray is left alone; an opaque section passes 1e-5, less has no effect.
         sparse_weight: largest weight of the sparse-point loss; the scene must have points.
         sparse_schedule: factor on it for every progress; constant where not given.
         sparse_loss: its form.
@@ -384,22 +384,18 @@ class Neuralangelo(Method):
             origins, directions, far, harmonics, code, self.num_background_samples, generator
         )
 
-    def on_before_batch_transfer(self, batch: RayBatch, dataloader_idx: int) -> RayBatch:
-        """Refuse more photographs than there are codes; here, where looking at them waits for no GPU.
+    def on_train_batch_start(self, batch: RayBatch, batch_idx: int) -> None:
+        """Refresh the cached SDF where there is one.
 
         Raises:
             ValueError: a ray is of a photograph that has no code.
         """
         has_codes = self.appearance is not None or self.exposure is not None
-        if has_codes and "origins" in batch and int(batch["image_index"].max()) >= self.num_images:
+        if has_codes and int(batch["image_index"].max()) >= self.num_images:
             raise ValueError(
                 f"num_images is {self.num_images}, but the scene has a photograph number "
                 f"{int(batch['image_index'].max())}, counted from 0; set num_images to the number of photographs"
             )
-        return batch
-
-    def on_train_batch_start(self, batch: RayBatch, batch_idx: int) -> None:
-        """Refresh the cached SDF where there is one."""
         if self.sdf_grid is not None and self.global_step % self.occupancy_every == 0:
             is_full = self.global_step % (10 * self.occupancy_every) == 0
             levels = self.active_levels(self.global_step)
