@@ -25,6 +25,15 @@ def test_sources_without_points_are_those_a_little_to_the_side():
     torch.testing.assert_close(scores.diagonal(), scores.diagonal()[:1].expand(5), rtol=0.2, atol=1)
 
 
+def test_what_a_smaller_photograph_does_not_show_is_not_shared():
+    scene, padded = _on_an_arc([0.0, 5.0, 5.0]), _on_an_arc([0.0, 5.0, 5.0])
+    object.__setattr__(padded, "image_sizes", torch.tensor([[HEIGHT, WIDTH], [HEIGHT, WIDTH], [2, 2]]))
+    scores, smaller = view_scores(scene, [0, 1, 2]), view_scores(padded, [0, 1, 2])
+    assert smaller[0, 1] == scores[0, 1]
+    assert smaller[0, 2] < 0.2 * scores[0, 2]
+    assert SourceViews(padded, [0, 2], 1).sizes.tolist() == [[HEIGHT, WIDTH], [2, 2]]
+
+
 def test_cameras_inside_the_sphere_that_look_the_same_way_are_sources_of_each_other():
     positions = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.05, 0, 0]])
     targets = torch.tensor([[0.0, 5, 0], [0, 5, 0], [0, -5, 0]])
