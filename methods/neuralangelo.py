@@ -289,6 +289,8 @@ class Neuralangelo(Method):
         points = points_along(origins[index], directions[index], distances)
         sdf, gradient, laplacian, feature = self._surface(points, step)
 
+        # opacities are differences of sigmoids: in the rays' own precision, also where autocast lowered the network's
+        sdf, gradient = sdf.to(distances), gradient.to(distances)
         slope = annealed_slope((gradient * directions[index, None]).sum(-1), self.cosine_ratio(step))
         alpha = alpha_from_sdf(sdf, slope, lengths, self.inv_s)
         weights = weights_from_alpha(alpha)  # (M, S)
@@ -299,11 +301,10 @@ class Neuralangelo(Method):
             points, _per_sample(harmonics[index], points), normals, feature, _per_sample(code[index], points)
         )
         seen_values = torch.cat([colors, distances[..., None], normals], dim=-1)
-        values = origins.new_zeros(len(origins), 7).index_copy(0, index, composite(weights, seen_values))
+        values = origins.new_zeros(len(origins), 7).index_copy(0, index, composite(weights, seen_values).to(origins))
         # the product of many 1 - alpha, and one minus it, would lose the digits that the mask loss lives on
-        passed = torch.log1p(-alpha.float()).sum(dim=-1)
-        log_transmittance = torch.zeros_like(near, dtype=passed.dtype).index_copy(0, index, passed)
-        transmittance = log_transmittance.exp().to(values)
+        log_transmittance = torch.zeros_like(near).index_copy(0, index, torch.log1p(-alpha).sum(dim=-1))
+        transmittance = log_transmittance.exp()
         behind = self._background_color(origins, directions, torch.where(seen, far, 1), harmonics, code, generator)
         return {
             "color": self._composited(values[:, :3], transmittance, behind, image_index),
@@ -440,17 +441,13 @@ class Neuralangelo(Method):
         return loss
 
     def _patch_loss(self, rays: RayRender, batch: RayBatch) -> Tensor:
-        with torch.autocast(self.device.type, enabled=False):  # ten bits are not enough for a pixel
-            return patch_loss(
-                batch,
-                rays["index"],
-                rays["distances"].float(),
-                rays["sdf"].float(),
-                rays["gradient"].float(),
-                patch_size=self.patch_size,
-                num_best=self.patch_best,
-                max_rays=self.patch_rays,
-            )
+        return patch_loss(
+            batch,
+            *(rays[name] for name in ("index", "distances", "sdf", "gradient")),
+            patch_size=self.patch_size,
+            num_best=self.patch_best,
+            max_rays=self.patch_rays,
+        )
 
     def _color_loss(self, rays: RayRender, batch: RayBatch) -> Tensor:
         color = rays["color"]

@@ -79,6 +79,20 @@ def test_logarithm_of_the_transmittance_is_finite_where_nothing_passes(generator
     torch.testing.assert_close(rays["transmittance"], log_transmittance.exp())
 
 
+def test_opacities_and_patches_keep_their_precision_where_autocast_lowers_the_networks(photographed):
+    terms = []
+    for enabled in (False, True):
+        model = _small(mask_weight=0.1, patch_weight=0.5, grid_backend="reference")
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logged, loss = _logged(model, photographed.batch(0))
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        terms.append(logged)
+    for name in ("color", "mask", "patch"):
+        assert terms[1][name] == pytest.approx(terms[0][name], rel=0.05), name
+
+
 def test_mask_floor_is_how_wrong_a_ray_can_be(generator):
     batch = _batch(generator, spread=0.05) | {"ray_masks": torch.zeros(64)}
     low, high = (_logged(_small(mask_weight=0.1, mask_floor=f, s_var=8.0), batch)[0]["mask"] for f in (1e-8, 0.1))
