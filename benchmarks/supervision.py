@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--scan", default="24", help="number or folder name")
     parser.add_argument("--steps", type=int, default=2000, help="length of every run")
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
+    parser.add_argument("--mask_weight", type=float, default=MASK["mask_weight"], help="where a cell has masks")
     parser.add_argument("--rays", type=int, default=1024, help="rays of a batch")
     parser.add_argument("--keep", type=Path, help="folder that keeps the runs; a temporary one if not given")
     arguments = parser.parse_args()
@@ -121,7 +122,10 @@ def main() -> None:
         halves = write_halves(read_scan(scan), points, folder)
         data = {"root": arguments.root, "scan": arguments.scan, "rays_per_batch": arguments.rays}
         for cell in arguments.cells:
-            scores = fit_and_test(CELLS[cell], arguments.steps, data, halves, folder / cell)
+            weights = dict(CELLS[cell])
+            if "mask_weight" in weights:
+                weights["mask_weight"] = arguments.mask_weight
+            scores = fit_and_test(weights, arguments.steps, data, halves, folder / cell)
             values = [f"{scores[name]:.{digits}f}" for name, (_, digits) in SCORES.items()]
             print(f"| {cell} | {' | '.join(values)} | {scores['seconds']:.0f} |", flush=True)
 
