@@ -11,6 +11,7 @@ DATASETS_WITH: dict[str, tuple[str, ...]] = {
     "rays": _SCENES,
     "ray_masks": _SCENES,
     "sparse_points": ("DTU", "OmniObject3DScene"),
+    "source_images": _SCENES,
     "images": (*_SCENES, *_OBJECTS, "ImageFolder"),
     "masks": (*_SCENES, *_OBJECTS, "ImageFolder"),
     "intrinsics": (*_SCENES, *_OBJECTS),

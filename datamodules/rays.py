@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from datamodules.source_views import SourceViews
 from ops.cameras import pixel_rays
 from ops.types import RayBatch
 
@@ -28,13 +29,14 @@ class RayDataset(IterableDataset):
     Args:
         scene: the photographs and their cameras.
         views: indices of the photographs to draw from.
-        reads: which of "rays", "ray_masks" and "sparse_points" a batch holds.
+        reads: which of "rays", "ray_masks", "sparse_points" and "source_images" a batch holds.
         rays_per_batch: rays in a batch.
         images_per_batch: photographs that the rays of one batch come from, each visited equally often in a shuffled
             order that all ranks share; ``None`` draws every ray from any photograph.
         foreground_share: this share of the rays is drawn from pixels inside the dilated mask, the rest uniformly.
         mask_margin: by how many pixels (up, down, left and right) the mask is dilated for that.
         sparse_points_per_batch: most sparse points in a batch.
+        num_sources: photographs that each one is compared with, where "source_images" are read.
         seed: first part of the seed of every batch.
         rank: second part, the process among ``num_ranks`` that train together.
         num_ranks: processes that train together.
@@ -51,6 +53,7 @@ class RayDataset(IterableDataset):
         foreground_share: float = 0.0,
         mask_margin: int = 8,
         sparse_points_per_batch: int = 1024,
+        num_sources: int = 9,
         seed: int = 0,
         rank: int = 0,
         num_ranks: int = 1,
@@ -65,6 +68,7 @@ class RayDataset(IterableDataset):
         self.intrinsics, self.camera_to_world = scene.intrinsics, scene.camera_to_world
         self.coverage = scene.masks.reshape(-1) if "ray_masks" in reads else None
         self.sparse_points = scene.sparse_points if "sparse_points" in reads else None
+        self.source_views = SourceViews(scene, views, num_sources) if "source_images" in reads else None
         if self.num_foreground:
             self.foreground, self.foreground_offsets = foreground_pixels(scene.masks, mask_margin)
         # shared memory: workers that live on into the next epoch must see where it starts
@@ -104,6 +108,8 @@ class RayDataset(IterableDataset):
         if self.sparse_points is not None:
             seen_in = image_index.unique() if views is None else views.unique()
             batch["sparse_points"] = self._draw_sparse_points(seen_in, generator)
+        if self.source_views is not None:
+            batch.update(self.source_views.of_rays(image_index, centers))
         return batch
 
     def _batch_views(self, index: int) -> Tensor | None:
@@ -155,7 +161,12 @@ def foreground_pixels(masks: Tensor, margin: int) -> tuple[Tensor, Tensor]:
     Returns:
         ``pixels`` (F,) int32 row-major indices within their photograph, and ``offsets`` (V + 1,) int64: those of
         photograph v are ``pixels[offsets[v]:offsets[v + 1]]``.
+
+    Raises:
+        ValueError: the margin is negative.
     """
+    if margin < 0:
+        raise ValueError(f"mask_margin is {margin} pixels; expected 0 or more, masks are never shrunk")
     pixels, counts = [], [0]
     for mask in masks:
         grown = (mask > 127).float()[None, None]

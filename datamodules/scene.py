@@ -79,7 +79,7 @@ class Scene:
     @property
     def keys(self) -> frozenset[str]:
         """Keys of the ObjectBatch and RayBatch that this scene can fill."""
-        found = {"rays", "normalized_to_dataset", *PHOTOGRAPH_KEYS}
+        found = {"rays", "source_images", "normalized_to_dataset", *PHOTOGRAPH_KEYS}
         if self.masks is not None:
             found |= {"masks", "ray_masks"}
         optional = ("sparse_points", "surface_points", "surface_normals")
@@ -191,6 +191,8 @@ class SceneDataModule(DataModule):
         foreground_share: This share of the rays is drawn from pixels inside the dilated mask, the rest uniformly.
         mask_margin: Pixels by which the mask is dilated for that.
         sparse_points_per_batch: Most structure-from-motion points in a batch, where the method reads them.
+        num_sources: Photographs that each one is compared with, where the method reads source images; they are chosen
+            by the points that both saw and the angle between them, and travel with the batch.
         held_out: Views never trained on, by index, or every n-th (0, n, 2n, ...); validation and test show them.
         val_views: Number of held-out views that validation shows; null is all of them. Test always shows all.
         eval_downscale: Whole factor by which held-out views are made smaller.
@@ -208,6 +210,7 @@ class SceneDataModule(DataModule):
         foreground_share: float = 0.0,
         mask_margin: int = 8,
         sparse_points_per_batch: int = 1024,
+        num_sources: int = 9,
         held_out: list[int] | int | None = None,
         val_views: int | None = None,
         eval_downscale: int = 1,
@@ -219,13 +222,18 @@ class SceneDataModule(DataModule):
         super().__init__(frozenset({"rays"} if reads is None else reads), reader)
         self.rays_per_batch, self.images_per_batch = rays_per_batch, images_per_batch
         self.foreground_share, self.mask_margin = foreground_share, mask_margin
-        self.sparse_points_per_batch = sparse_points_per_batch
+        self.sparse_points_per_batch, self.num_sources = sparse_points_per_batch, num_sources
         self.held_out, self.val_views, self.eval_downscale = held_out, val_views, eval_downscale
         self.num_workers, self.seed = num_workers, seed
         self.scene: Scene | None = None
         self.train_views: list[int] = []
         self.held_out_views: list[int] = []
         self._trained_similarity: list[list[float]] | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Where there are rays, there are the photographs that they come from."""
+        super().__init_subclass__()
+        cls.provides = cls.provides | ({"source_images"} if "rays" in cls.provides else set())
 
     @abstractmethod
     def load_scene(self) -> Scene:
@@ -311,6 +319,7 @@ class SceneDataModule(DataModule):
             foreground_share=self.foreground_share,
             mask_margin=self.mask_margin,
             sparse_points_per_batch=self.sparse_points_per_batch,
+            num_sources=self.num_sources,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             num_ranks=self.trainer.world_size if self.trainer else 1,

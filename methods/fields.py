@@ -14,18 +14,22 @@ from torch.nn.utils.parametrizations import weight_norm
 from ops.derivatives import derivatives_from_taps, tap_offsets
 from ops.encodings import fourier_encoding, inverted_sphere
 from ops.hash_grid.grid import HashGrid
+from ops.rays import points_along
+from ops.rendering import alpha_from_density, composite, weights_from_alpha
+from ops.sampling import stratified_distances
 
 
 class SDFNetwork(nn.Module):
-    """Signed distance and a feature vector for every point; starts as a sphere of radius one half.
+    """Signed distance and a feature vector for every point; starts as a sphere.
 
     Args:
         grid: encoding of the points.
         hidden_size: H, width of the hidden and of the feature layer.
         inside_out: positive inside the initial sphere, for rooms.
+        initial_radius: of that sphere, normalised unit.
     """
 
-    def __init__(self, grid: HashGrid, hidden_size: int, inside_out: bool) -> None:
+    def __init__(self, grid: HashGrid, hidden_size: int, inside_out: bool, initial_radius: float = 0.5) -> None:
         super().__init__()
         self.grid = grid
         hidden = nn.Linear(3 + grid.num_output_features, hidden_size)
@@ -37,7 +41,7 @@ class SDFNetwork(nn.Module):
         nn.init.zeros_(hidden.weight[:, 3:])  # a function of the bare point at first, whatever the table holds
         # softplus layers of these weights average to |x|: SAL (arXiv:1911.10414), Theorem 1
         nn.init.normal_(self.sdf.weight, mean=math.sqrt(math.pi / hidden_size), std=1e-4)
-        nn.init.constant_(self.sdf.bias, -0.5)
+        nn.init.constant_(self.sdf.bias, -initial_radius)
         if inside_out:
             self.sdf.weight.data.neg_()
             self.sdf.bias.data.neg_()
@@ -125,3 +129,22 @@ class BackgroundNetwork(nn.Module):
             x = F.relu(layer(torch.cat([x, encoded], dim=-1) if i == self.skip else x))
         density = F.softplus(self.density(x)).squeeze(-1)
         return density, self.rgb(torch.cat([self.feature(x), harmonics, code], dim=-1)).sigmoid()
+
+    def colors_behind(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        far: Tensor,
+        harmonics: Tensor,
+        code: Tensor,
+        num_samples: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """(R, 3) colours of what is behind the unit sphere, which rays leave at (R,) distances ``far``."""
+        ones = torch.ones_like(far)
+        inverse = stratified_distances(0 * ones, ones, num_samples, generator).flip(-1)
+        distances = far[:, None] / (inverse + 1e-5)
+        points = points_along(origins, directions, distances)
+        density, colors = self(points, *(x[:, None].expand(-1, num_samples, -1) for x in (harmonics, code)))
+        lengths = F.pad(distances.diff(dim=-1), (0, 1), value=1e10)
+        return composite(weights_from_alpha(alpha_from_density(density, lengths)), colors)

@@ -4,9 +4,10 @@ A hash-grid SDF is rendered as in NeuS; its gradient comes from finite differenc
 of the grid wake up, and a curvature loss smooths it meanwhile. Outside the unit sphere stands a NeRF++ background.
 
 What differs from the paper's code: rays that miss the sphere are left out before any arithmetic instead of being
-cleaned up after it; sleeping levels are not looked up; the analytic gradient comes with the true Laplacian; masks and
-structure-from-motion points can supervise the surface; and, where asked for, samples come from a cached lattice of
-the SDF instead of four rounds of up-sampling.
+cleaned up after it; sleeping levels are not looked up; the analytic gradient comes with the true Laplacian; and, where
+asked for, samples come from a cached lattice of the SDF instead of four rounds of up-sampling. Where asked for, too,
+masks (NeuS, arXiv:2106.10689), structure-from-motion points and patches of neighbouring photographs (both Geo-NeuS,
+arXiv:2205.15848) supervise the surface, and every photograph has an exposure of its own.
 
 Letters: R rays; S samples a ray; H hidden features; A features of the awake levels. The default is the paper's DTU
 network: 365.4 M table parameters and about 1.1 M in the networks.
@@ -21,7 +22,9 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from losses.images import color_l1, mask_cross_entropy
+from losses.patches import patch_loss
 from losses.surfaces import curvature, eikonal, zero_at_points
+from methods.appearance import Exposure, PhotographCodes
 from methods.base import Method
 from methods.fields import BackgroundNetwork, ColorNetwork, SDFNetwork
 from ops.cameras import pixel_centers, pixel_rays
@@ -30,8 +33,8 @@ from ops.encodings import spherical_harmonics
 from ops.hash_grid.grid import HashGrid
 from ops.isosurface import extract_surface
 from ops.rays import points_along, unit_sphere_intersection
-from ops.rendering import alpha_from_density, alpha_from_sdf, annealed_slope, composite, weights_from_alpha
-from ops.sampling import hierarchical_distances, sections, stratified_distances
+from ops.rendering import alpha_from_sdf, annealed_slope, composite, weights_from_alpha
+from ops.sampling import hierarchical_distances, sections
 from ops.schedules import Schedule, WarmupThenSteps
 from ops.sdf_grid import SdfGrid
 from ops.types import ObjectBatch, RayBatch, Reconstruction, Renders, Shape
@@ -41,9 +44,14 @@ class RayRender(TypedDict):
     """What a bundle of rays sees. M of the R rays pass something that may be opaque."""
 
     color: Tensor  # (R, 3)
+    background: Tensor  # (R, 3) what is behind the unit sphere
     transmittance: Tensor  # (R,) light that passes the foreground
+    log_transmittance: Tensor  # (R,) its logarithm, exact where the other rounds to 0 or 1
     depth: Tensor  # (R,) weighted distance of the foreground
     normal: Tensor  # (R, 3) weighted foreground normals
+    index: Tensor  # (M,) those rays
+    distances: Tensor  # (M, S) of their samples
+    sdf: Tensor  # (M, S)
     gradient: Tensor  # (M, S, 3) of the SDF at the samples
     laplacian: Tensor  # (M, S)
 
@@ -65,13 +73,18 @@ class Neuralangelo(Method):
         sdf_hidden_size: width of the SDF network and of its feature.
         color_hidden_size: width of the colour network.
         color_layers: its hidden layers.
-        background: what is outside the unit sphere: a network, a plain colour that the photographs really show, or
-            "masked" where nothing is modelled and only pixels inside the masks have a colour loss.
+        background: what is outside the unit sphere: a network; a plain colour that the photographs really show;
+            "random" colours that are put behind the photographs, too, by their masks; or "masked" where nothing is
+            modelled and only pixels inside the masks have a colour loss. The last two are rendered over black.
         background_hidden_size: width of the background network.
         background_layers: its layers.
-        appearance_size: length of a per-photograph code; 0 for none.
-        num_images: the most photographs a scene may have, where there are such codes.
-        inside_out: the cameras are inside what is reconstructed.
+        appearance_size: length of a code of each photograph, which the colours depend on; 0 for none. Views that were
+            not trained on, and meshes, are coloured by the mean code of those that were.
+        exposure: correction of each photograph's colours, for cameras that choose their exposure themselves: a gain a
+            channel, an affine map, or none. Views that were not trained on are shown at the mean correction.
+        num_images: the most photographs a scene may have, where there are codes or exposures.
+        inside_out: the cameras are inside what is reconstructed, and inside the unit sphere; rooms, for instance.
+        initial_radius: of the sphere that the surface starts as; of a room, it should hold the cameras.
         s_var: logarithm of the initial sharpness s.
         s_scale: how much faster than its parameter that logarithm moves; NeuS takes 10, for shorter runs.
         gradient: how the SDF is differentiated: 4 or 6 taps, or analytically.
@@ -86,9 +99,17 @@ class Neuralangelo(Method):
         occupancy_every: steps between refreshes of the cached SDF near the surface; all of it every tenth time.
         eikonal_weight: weight of the unit-gradient loss.
         curvature_weight: largest weight of the Laplacian loss.
-        mask_weight: weight of the mask loss; the scene must have masks.
-        sparse_weight: weight of the sparse-point loss; the scene must have points.
+        mask_weight: weight of the mask loss, on the foreground's opacity alone; the scene must have masks.
+        mask_floor: how near to right or wrong a ray is left alone; an opaque section passes 1e-5, less has no effect.
+        sparse_weight: largest weight of the sparse-point loss; the scene must have points.
+        sparse_schedule: factor on it for every progress; constant where not given.
         sparse_loss: its form.
+        huber_delta: distance below which "huber" forgives, normalised unit.
+        patch_weight: largest weight of the patch consistency loss; 0 for none.
+        patch_schedule: factor on it for every progress; constant where not given.
+        patch_size: edge of its windows in pixels, odd.
+        patch_best: sources that count for a ray, those most alike; in the others the point may be hidden.
+        patch_rays: most rays of a batch that it compares.
         initial_levels: levels that are awake from the start.
         level_fraction: part of the run after which each further level wakes up.
         warmup_fraction: part of the run before the levels start to count and over which the curvature weight rises.
@@ -113,12 +134,14 @@ class Neuralangelo(Method):
         sdf_hidden_size: int = 256,
         color_hidden_size: int = 256,
         color_layers: int = 4,
-        background: Literal["nerf++", "black", "white", "masked"] = "nerf++",
+        background: Literal["nerf++", "black", "white", "random", "masked"] = "nerf++",
         background_hidden_size: int = 256,
         background_layers: int = 8,
         appearance_size: int = 0,
+        exposure: Literal["none", "gain", "affine"] = "none",
         num_images: int = 0,
         inside_out: bool = False,
+        initial_radius: float = 0.5,
         s_var: float = 3.0,
         s_scale: float = 1.0,
         gradient: Literal["numerical_4", "numerical_6", "analytic"] = "numerical_4",
@@ -134,8 +157,16 @@ class Neuralangelo(Method):
         eikonal_weight: float = 0.1,
         curvature_weight: float = 5e-4,
         mask_weight: float = 0.0,
+        mask_floor: float = 1e-3,
         sparse_weight: float = 0.0,
+        sparse_schedule: Schedule | None = None,
         sparse_loss: Literal["l1", "huber"] = "l1",
+        huber_delta: float = 0.01,
+        patch_weight: float = 0.0,
+        patch_schedule: Schedule | None = None,
+        patch_size: int = 11,
+        patch_best: int = 4,
+        patch_rays: int = 512,
         initial_levels: int = 4,
         level_fraction: float = 0.01,
         warmup_fraction: float = 0.01,
@@ -145,17 +176,20 @@ class Neuralangelo(Method):
         eval_chunk_size: int = 4096,
     ) -> None:
         super().__init__(optimizer, lr_schedule, max_steps)
-        if appearance_size and not num_images:
-            raise ValueError("appearance_size: codes need num_images, the most photographs a scene may have")
+        if (appearance_size or exposure != "none") and not num_images:
+            raise ValueError("appearance_size, exposure: codes need num_images, the most photographs a scene may have")
+        if not 0 < mask_floor < 0.5:
+            raise ValueError(f"mask_floor is {mask_floor}; expected an opacity between 0 and one half, NeuS's is 1e-3")
         grid = HashGrid(
             num_levels, features_per_level, log2_table_size, base_resolution, finest_resolution, bound, grid_backend
         )
-        self.sdf_network = SDFNetwork(grid, sdf_hidden_size, inside_out)
+        self.sdf_network = SDFNetwork(grid, sdf_hidden_size, inside_out, initial_radius)
         self.color_network = ColorNetwork(sdf_hidden_size, color_hidden_size, color_layers, appearance_size)
         self.background_network = None
         if background == "nerf++":
             self.background_network = BackgroundNetwork(background_hidden_size, background_layers, appearance_size)
-        self.appearance = nn.Embedding(num_images, appearance_size) if appearance_size else None
+        self.appearance = PhotographCodes(num_images, appearance_size) if appearance_size else None
+        self.exposure = Exposure(exposure, num_images) if exposure != "none" else None
         self.s_var = nn.Parameter(torch.tensor(s_var / s_scale))
         self.s_scale = s_scale
         self.sdf_grid = SdfGrid(occupancy_resolution) if occupancy_resolution else None
@@ -172,7 +206,12 @@ class Neuralangelo(Method):
         self.num_grid_samples, self.num_grid_eval_samples = num_grid_samples, num_grid_eval_samples
         self.occupancy_every = occupancy_every
         self.eikonal_weight, self.max_curvature_weight = eikonal_weight, curvature_weight
-        self.mask_weight, self.sparse_weight, self.sparse_loss = mask_weight, sparse_weight, sparse_loss
+        self.mask_weight, self.mask_floor = mask_weight, mask_floor
+        self.max_sparse_weight, self.sparse_schedule = sparse_weight, sparse_schedule
+        self.sparse_loss, self.huber_delta = sparse_loss, huber_delta
+        self.max_patch_weight, self.patch_schedule = patch_weight, patch_schedule
+        self.patch_size, self.patch_best, self.patch_rays = patch_size, patch_best, patch_rays
+        self.inside_out, self.num_images = inside_out, num_images
         self.initial_levels, self.anneal_fraction = initial_levels, anneal_fraction
         self.warmup_steps = max(round(warmup_fraction * max_steps), 1)
         self.steps_per_level = max(round(level_fraction * max_steps), 1)
@@ -182,9 +221,10 @@ class Neuralangelo(Method):
     @property
     def reads(self) -> frozenset[str]:
         """Rays, and what the losses that are switched on compare with."""
-        masks = {"ray_masks"} if self.mask_weight or self.background == "masked" else set()
-        points = {"sparse_points"} if self.sparse_weight else set()
-        return frozenset({"rays"} | masks | points)
+        masks = {"ray_masks"} if self.mask_weight or self.background in ("masked", "random") else set()
+        points = {"sparse_points"} if self.max_sparse_weight else set()
+        photographs = {"source_images"} if self.max_patch_weight else set()
+        return frozenset({"rays"} | masks | points | photographs)
 
     def annealed_levels(self, step: int) -> int:
         """Levels that the schedule has reached; it sets the taps and the curvature weight."""
@@ -206,6 +246,14 @@ class Neuralangelo(Method):
         if step <= self.warmup_steps:
             return self.max_curvature_weight * step / self.warmup_steps
         return self.max_curvature_weight / self.level_growth ** (self.annealed_levels(step) - 1)
+
+    def sparse_weight(self, step: int) -> float:
+        """Weight of the sparse-point loss."""
+        return self.max_sparse_weight * (self.sparse_schedule(step / self.max_steps) if self.sparse_schedule else 1.0)
+
+    def patch_weight(self, step: int) -> float:
+        """Weight of the patch consistency loss."""
+        return self.max_patch_weight * (self.patch_schedule(step / self.max_steps) if self.patch_schedule else 1.0)
 
     def cosine_ratio(self, step: int) -> float:
         """Progress of the annealing of back-facing opacity, from 0 to 1."""
@@ -241,6 +289,8 @@ class Neuralangelo(Method):
         points = points_along(origins[index], directions[index], distances)
         sdf, gradient, laplacian, feature = self._surface(points, step)
 
+        # opacities are differences of sigmoids: in the rays' own precision, also where autocast lowered the network's
+        sdf, gradient = sdf.to(distances), gradient.to(distances)
         slope = annealed_slope((gradient * directions[index, None]).sum(-1), self.cosine_ratio(step))
         alpha = alpha_from_sdf(sdf, slope, lengths, self.inv_s)
         weights = weights_from_alpha(alpha)  # (M, S)
@@ -251,14 +301,21 @@ class Neuralangelo(Method):
             points, _per_sample(harmonics[index], points), normals, feature, _per_sample(code[index], points)
         )
         seen_values = torch.cat([colors, distances[..., None], normals], dim=-1)
-        values = origins.new_zeros(len(origins), 7).index_copy(0, index, composite(weights, seen_values))
-        transmittance = origins.new_ones(len(origins)).index_copy(0, index, (1 - alpha).prod(dim=-1))
+        values = origins.new_zeros(len(origins), 7).index_copy(0, index, composite(weights, seen_values).to(origins))
+        # the product of many 1 - alpha, and one minus it, would lose the digits that the mask loss lives on
+        log_transmittance = torch.zeros_like(near).index_copy(0, index, torch.log1p(-alpha).sum(dim=-1))
+        transmittance = log_transmittance.exp()
         behind = self._background_color(origins, directions, torch.where(seen, far, 1), harmonics, code, generator)
         return {
-            "color": values[:, :3] + transmittance[:, None] * behind,
+            "color": self._composited(values[:, :3], transmittance, behind, image_index),
+            "background": behind,
             "transmittance": transmittance,
+            "log_transmittance": log_transmittance,
             "depth": values[:, 3],
             "normal": values[:, 4:],
+            "index": index,
+            "distances": distances,
+            "sdf": sdf,
             "gradient": gradient,
             "laplacian": laplacian,
         }
@@ -299,9 +356,16 @@ class Neuralangelo(Method):
     def _appearance_code(self, image_index: Tensor | None, num_rays: int) -> Tensor:
         if self.appearance is None:
             return self.s_var.new_zeros(num_rays, 0)
-        if image_index is None:
-            return self.appearance.weight.mean(0).expand(num_rays, -1)
-        return self.appearance(image_index)
+        return self.appearance(image_index, num_rays)
+
+    def _composited(self, color: Tensor, transmittance: Tensor, behind: Tensor, image_index: Tensor | None) -> Tensor:
+        """(R, 3) foreground over background, exposed as their photographs; a plain backdrop is as it is."""
+        through = transmittance[:, None] * behind
+        if self.exposure is None:
+            return color + through
+        if self.background_network is None:
+            return self.exposure(color, 1 - transmittance, image_index) + through
+        return self.exposure(color + through, torch.ones_like(transmittance), image_index)
 
     def _background_color(
         self,
@@ -313,18 +377,26 @@ class Neuralangelo(Method):
         generator: torch.Generator | None,
     ) -> Tensor:
         """(R, 3) colour behind the unit sphere."""
+        if self.background == "random" and generator is not None:
+            return torch.rand(directions.shape, generator=generator, device=directions.device, dtype=directions.dtype)
         if self.background_network is None:
             return torch.full_like(directions, 1.0 if self.background == "white" else 0.0)
-        ones = torch.ones_like(far)
-        inverse = stratified_distances(0 * ones, ones, self.num_background_samples, generator).flip(-1)
-        distances = far[:, None] / (inverse + 1e-5)
-        points = points_along(origins, directions, distances)
-        density, colors = self.background_network(points, _per_sample(harmonics, points), _per_sample(code, points))
-        lengths = F.pad(distances.diff(dim=-1), (0, 1), value=1e10)
-        return composite(weights_from_alpha(alpha_from_density(density, lengths)), colors)
+        return self.background_network.colors_behind(
+            origins, directions, far, harmonics, code, self.num_background_samples, generator
+        )
 
     def on_train_batch_start(self, batch: RayBatch, batch_idx: int) -> None:
-        """Refresh the cached SDF where there is one."""
+        """Refresh the cached SDF where there is one.
+
+        Raises:
+            ValueError: a ray is of a photograph that has no code.
+        """
+        has_codes = self.appearance is not None or self.exposure is not None
+        if has_codes and int(batch["image_index"].max()) >= self.num_images:
+            raise ValueError(
+                f"num_images is {self.num_images}, but the scene has a photograph number "
+                f"{int(batch['image_index'].max())}, counted from 0; set num_images to the number of photographs"
+            )
         if self.sdf_grid is not None and self.global_step % self.occupancy_every == 0:
             is_full = self.global_step % (10 * self.occupancy_every) == 0
             levels = self.active_levels(self.global_step)
@@ -340,19 +412,22 @@ class Neuralangelo(Method):
 
         num_samples = len(batch["origins"]) * rays["laplacian"].shape[-1]
         terms = {
-            "color": self._color_loss(rays["color"], batch),
+            "color": self._color_loss(rays, batch),
             "eikonal": eikonal(rays["gradient"], num_samples),
             "curvature": curvature(rays["laplacian"], num_samples),
         }
         curvature_weight = self.curvature_weight(step)
         loss = terms["color"] + self.eikonal_weight * terms["eikonal"] + curvature_weight * terms["curvature"]
         if self.mask_weight:
-            terms["mask"] = mask_cross_entropy(rays["transmittance"], batch["ray_masks"])
+            terms["mask"] = mask_cross_entropy(rays["log_transmittance"], batch["ray_masks"], self.mask_floor)
             loss = loss + self.mask_weight * terms["mask"]
-        if self.sparse_weight:
+        if sparse_weight := self.sparse_weight(step):
             sdf = self.sdf_network(batch["sparse_points"], self.active_levels(step))
-            terms["sparse"] = zero_at_points(sdf, self.sparse_loss)
-            loss = loss + self.sparse_weight * terms["sparse"]
+            terms["sparse"] = zero_at_points(sdf, self.sparse_loss, self.huber_delta)
+            loss = loss + sparse_weight * terms["sparse"]
+        if patch_weight := self.patch_weight(step):
+            terms["patch"] = self._patch_loss(rays, batch)
+            loss = loss + patch_weight * terms["patch"]
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
         self.log_dict(
             {
@@ -365,7 +440,20 @@ class Neuralangelo(Method):
         )
         return loss
 
-    def _color_loss(self, color: Tensor, batch: RayBatch) -> Tensor:
+    def _patch_loss(self, rays: RayRender, batch: RayBatch) -> Tensor:
+        return patch_loss(
+            batch,
+            *(rays[name] for name in ("index", "distances", "sdf", "gradient")),
+            patch_size=self.patch_size,
+            num_best=self.patch_best,
+            max_rays=self.patch_rays,
+        )
+
+    def _color_loss(self, rays: RayRender, batch: RayBatch) -> Tensor:
+        color = rays["color"]
+        if self.background == "random":
+            coverage = batch["ray_masks"][:, None]
+            return color_l1(color, coverage * batch["colors"] + (1 - coverage) * rays["background"])
         if self.background != "masked":
             return color_l1(color, batch["colors"])
         inside = batch["ray_masks"] > 0.5

@@ -48,3 +48,38 @@ class WarmupThenDecay(Schedule):
         if progress < self.warmup:
             return progress / self.warmup
         return self.final ** ((progress - self.warmup) / (1 - self.warmup))
+
+
+class RiseAndFall(Schedule):
+    """0 until ``start``, linear rise to 1 at ``full``, constant until ``fall``, linear change to ``final`` at ``end``.
+
+    Without arguments it is 1 all the way.
+
+    Args:
+        start: progress at which it leaves 0.
+        full: progress at which 1 is reached.
+        fall: progress at which it leaves 1.
+        end: progress from which on it is ``final``.
+        final: the value then.
+    """
+
+    def __init__(
+        self, start: float = 0.0, full: float = 0.0, fall: float = 1.0, end: float = 1.0, final: float = 0.0
+    ) -> None:
+        if not 0 <= start <= full <= fall <= end <= 1:
+            raise ValueError(
+                f"RiseAndFall: start, full, fall and end are {start}, {full}, {fall} and {end}; "
+                "expected fractions of the run in this order, between 0 and 1"
+            )
+        self.start, self.full, self.fall, self.end, self.final = start, full, fall, end, final
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.start:
+            return 0.0
+        if progress < self.full:
+            return (progress - self.start) / (self.full - self.start)
+        if progress <= self.fall:
+            return 1.0
+        if progress >= self.end:
+            return self.final
+        return 1 + (self.final - 1) * (progress - self.fall) / (self.end - self.fall)

@@ -4,7 +4,8 @@ A key that a dataset cannot fill is absent, never ``None``; the same key means t
 lives in the *normalised frame*, in which the object or scene lies inside the unit sphere about the origin, until a
 shape leaves a method: shapes that are scored, saved and drawn are in the dataset's own frame and unit.
 
-Letters: B objects, V views, R rays, N surface samples, M query points, P sparse points, A evaluation views.
+Letters: B objects, V views, R rays, N surface samples, M query points, P sparse points, A evaluation views, I grey
+photographs of a ray batch, S sources of a photograph.
 """
 
 from collections.abc import Callable
@@ -60,6 +61,13 @@ class RayBatch(TypedDict, total=False):
     ray_masks: Tensor  # (R,) float, foreground coverage in [0, 1]
     image_index: Tensor  # (R,) int, which photograph
     sparse_points: Tensor  # (P, 3) float, structure-from-motion points visible in the very images these rays come from
+    pixels: Tensor  # (R, 2) float, where in its photograph each ray is, x and y; this and the rest for "source_images"
+    reference_row: Tensor  # (R,) int, which of the source images each ray comes from
+    source_rows: Tensor  # (R, S) int, which of them show the same surface, best first
+    source_images: Tensor  # (I, H, W) uint8 grey
+    source_sizes: Tensor  # (I, 2) int, height and width of what is in the top left of each; the rest is padding
+    source_intrinsics: Tensor  # (I, 3, 3) float, pixels
+    source_camera_to_world: Tensor  # (I, 4, 4) float, OpenCV axes, normalised frame
 
 
 class Renders(TypedDict, total=False):

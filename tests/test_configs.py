@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -41,10 +42,12 @@ SMALL_MODEL = {
 
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory) -> Path:
-    """A folder with one small scan in the NeuS layout, as many views as a DTU scan's held-out ones need."""
+    """A folder with one small scan in the NeuS layout, as many views as a DTU scan's held-out ones need, and points."""
     folder = tmp_path_factory.mktemp("small")
     scene = SyntheticScene(num_views=42, image_size=32, num_surface_points=500, root=str(folder))
     scene.write_neus_layout(folder / "dtu_scan24")
+    (folder / "dtu_scan24/sfm_pts").mkdir()
+    np.save(folder / "dtu_scan24/sfm_pts/points.npy", scene.load_scene().surface_points.numpy())
     return folder
 
 

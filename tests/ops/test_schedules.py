@@ -1,6 +1,6 @@
 import pytest
 
-from ops.schedules import WarmupThenDecay, WarmupThenSteps
+from ops.schedules import RiseAndFall, WarmupThenDecay, WarmupThenSteps
 
 
 def test_paper_schedule_at_its_turning_points():
@@ -22,3 +22,24 @@ def test_decay_reaches_its_final_value_at_the_end():
     assert schedule(0.1) == pytest.approx(1)
     assert schedule(0.55) == pytest.approx(0.1)
     assert schedule(1.0) == pytest.approx(0.01)
+
+
+def test_rise_and_fall_is_linear_between_its_corners():
+    schedule = RiseAndFall(start=0.1, full=0.3, fall=0.5, end=0.9, final=0.2)
+    table = {0: 0, 0.1: 0, 0.2: 0.5, 0.3: 1, 0.4: 1, 0.5: 1, 0.7: 0.6, 0.9: 0.2, 1: 0.2}
+    for progress, factor in table.items():
+        assert schedule(progress) == pytest.approx(factor), progress
+
+
+def test_rise_and_fall_is_one_throughout_unless_told_otherwise():
+    assert [RiseAndFall()(progress) for progress in (0, 0.5, 1)] == [1, 1, 1]
+    steps = RiseAndFall(start=0.2, full=0.2, fall=0.6, end=0.6)
+    assert [steps(progress) for progress in (0.19, 0.2, 0.6, 0.61)] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "corners", [{"start": 0.5, "full": 0.4}, {"fall": 0.8, "end": 0.7}, {"start": -0.1}, {"end": 2}]
+)
+def test_corners_out_of_order_are_refused(corners):
+    with pytest.raises(ValueError, match=r"RiseAndFall: start, full, fall and end are .* in this order"):
+        RiseAndFall(**corners)
