@@ -18,7 +18,7 @@ from torch import Tensor
 
 from datamodules.photographs import list_photographs, read_images, read_masks
 from datamodules.scene import Scene, SceneDataModule, SparsePoints
-from datamodules.sparse_points import PYCOLMAP, clean_sparse_points, read_tracks
+from datamodules.sparse_points import PYCOLMAP, filter_points, read_tracks
 from ops.cameras import decompose_projection
 from ops.types import Observation
 
@@ -84,7 +84,7 @@ class DTU(SceneDataModule):
             return None
         if path.is_dir() and not PYCOLMAP and "sparse_points" not in self.reads:
             return None  # they would only be measured with
-        points = clean_sparse_points(read_tracks(path, scene), scene)
+        points = filter_points(read_tracks(path, scene), scene)
         if len(points.points) == 0:
             raise ValueError(f"{scene.name}: none of the sparse points of {path} lies on the object")
         return points

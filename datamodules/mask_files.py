@@ -54,7 +54,7 @@ def find_masks(root: Path, images: list[Path], given: Path | None = None) -> lis
     unmatched = [image.name for image in images if image.stem not in {mask.stem for mask in masks}]
     raise ValueError(
         f"photos: {len(images)} photographs but {len(masks)} masks in {folder}, and {len(unmatched)} photographs have "
-        f"none of their name ({', '.join(unmatched[:3])}, ...); give each one a mask of its name, or set masks to 'none'"
+        f"none of their name ({', '.join(unmatched[:3])}); give each one a mask of its name, or set masks to 'none'"
     )
 
 
@@ -62,7 +62,7 @@ def all_have_alpha(images: list[Path]) -> bool:
     """Whether every photograph has an alpha channel; it is said where only some have."""
     count = sum(has_alpha(path) for path in images)
     if 0 < count < len(images):
-        rank_zero_info(f"masks: {count} of {len(images)} photographs have an alpha channel; as not all do, none is used")
+        rank_zero_info(f"masks: {count} of {len(images)} photographs have an alpha channel; not all, so none is used")
     return count == len(images)
 
 

@@ -21,7 +21,7 @@ from datamodules.posed_photographs import (
 )
 from datamodules.prepare.structure_from_motion import FOLDER, Matching, Settings, structure_from_motion
 from datamodules.scene import Scene, SceneDataModule, SparsePoints, split_views
-from datamodules.sparse_points import Tracks, clean_sparse_points, read_tracks
+from datamodules.sparse_points import Tracks, filter_points, read_tracks
 from datamodules.transforms_json import FILES, find_transforms, read_transforms
 from ops.types import Observation
 
@@ -100,29 +100,13 @@ class Photos(SceneDataModule):
         if kind == "sfm":
             structure_from_motion(photograph_folder(self.root, self.images), self.sfm_folder, self.settings)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Load the scene; before training, measure whether it can be learnt.
-
-        Raises:
-            ValueError: the scene is broken, lacks what the method reads, or cannot be learnt.
-        """
-        is_new = self.scene is None
-        super().setup(stage)
-        if is_new and stage == "fit":
-            from datamodules.preflight import check_before_training
-
-            # every rank asks, since log_dir is agreed on by all
-            folder = self.trainer.log_dir if self.trainer else None
-            writes = folder is not None and self.trainer.is_global_zero
-            check_before_training(self.scene, Path(folder) if writes else None)
-
     def load_scene(self) -> Scene:
         """Read cameras, photographs and masks, and place the unit sphere."""
         photographs = self._posed_photographs()
         self._test_views = photographs.test_views
         pictures = self._pictures(photographs)
         normalized_to_dataset = self._normalized_to_dataset(photographs, pictures)
-        scene = _scene(self.root.resolve().name, photographs, pictures, normalized_to_dataset)
+        scene = _scene(self.root.resolve().name, photographs, pictures, normalized_to_dataset, self.inside_out)
         points = self._sparse_points(photographs, scene)
         return scene if points is None else dataclasses.replace(scene, sparse_points=points)
 
@@ -243,7 +227,7 @@ class Photos(SceneDataModule):
             tracks = read_tracks(model, scene)
         if tracks is None:
             return None
-        points = clean_sparse_points(tracks, scene)
+        points = filter_points(tracks, scene)
         if len(points.points) == 0 and "sparse_points" in self.reads:
             raise ValueError(
                 f"{scene.name}: none of the {len(tracks.points)} sparse points of {photographs.source} lies on the "
@@ -266,7 +250,13 @@ def _is_opaque(pictures: Pictures) -> bool:
     return all(bool((mask[:height, :width] == 255).all()) for mask, (height, width) in rows)
 
 
-def _scene(name: str, photographs: PosedPhotographs, pictures: Pictures, normalized_to_dataset: np.ndarray) -> Scene:
+def _scene(
+    name: str,
+    photographs: PosedPhotographs,
+    pictures: Pictures,
+    normalized_to_dataset: np.ndarray,
+    inside_out: bool,
+) -> Scene:
     poses = photographs.camera_to_world.copy()
     poses[:, :3, 3] = _normalized(poses[:, :3, 3], normalized_to_dataset)
     is_one_size = bool((pictures.sizes == pictures.sizes[:1]).all())
@@ -283,6 +273,7 @@ def _scene(name: str, photographs: PosedPhotographs, pictures: Pictures, normali
         image_names=names,
         masks=pictures.masks,
         observation=_observation(photographs, pictures) if pictures.masks is not None and is_one_size else None,
+        inside_out=inside_out,
         image_sizes=None if is_one_size else pictures.sizes,
     )
 

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import DataModule
+from datamodules.preflight import advice_on_poses, check_before_training
 from datamodules.rays import RayDataset
 from ops.cameras import pixel_centers, pixel_rays, project
 from ops.types import ObjectBatch, Observation, RayBatch
@@ -26,11 +28,14 @@ class SparsePoints:
         points: (P, 3) float32, normalised frame.
         view_offsets: (V + 1,) int64.
         view_point_index: (K,) int64; photograph v saw points ``view_point_index[view_offsets[v]:view_offsets[v + 1]]``.
+        all_points: (Q, 3) float32, these and the well measured ones outside the unit sphere or beside the object, for
+            the check before training; ``None`` where they are not known.
     """
 
     points: Tensor
     view_offsets: Tensor
     view_point_index: Tensor
+    all_points: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Scene:
     surface_normals: Tensor | None = None
     observation: Observation | None = None
     depth: Tensor | None = None
+    inside_out: bool = False
     image_sizes: Tensor | None = None
 
     def size_of(self, view: int) -> tuple[int, int]:
@@ -87,16 +93,12 @@ class Scene:
         return frozenset(found | ({"observations"} if self.observation is not None else set()))
 
 
-def check_scene(scene: Scene, inside_out: bool = False) -> None:
+def check_scene(scene: Scene) -> None:
     """Refuse a scene that would train for hours towards nothing.
 
-    Args:
-        scene: what to check.
-        inside_out: cameras may be inside the unit sphere, and look at what is around them.
-
     Raises:
-        ValueError: counts or sizes differ, a camera is no camera, all cameras are inside the unit sphere, or no ray
-            of any photograph meets it.
+        ValueError: counts or sizes differ, a camera is no camera, all cameras are inside the unit sphere of a scene
+            that is not ``inside_out``, or no ray of any photograph meets it.
     """
     num_views, height, width = scene.images.shape[:3]
     if not num_views == len(scene.intrinsics) == len(scene.camera_to_world):
@@ -115,8 +117,8 @@ def check_scene(scene: Scene, inside_out: bool = False) -> None:
         or (scene.image_sizes > torch.tensor([height, width])).any()
     ):
         raise ValueError(
-            f"{scene.name}: image_sizes of shape {tuple(scene.image_sizes.shape)}, expected a height up to {height} and "
-            f"a width up to {width} for each of {num_views} photographs"
+            f"{scene.name}: image_sizes of shape {tuple(scene.image_sizes.shape)}, expected a height up to {height} "
+            f"and a width up to {width} for each of {num_views} photographs"
         )
     for name, intrinsics, pose in zip(scene.image_names, scene.intrinsics, scene.camera_to_world, strict=True):
         values = torch.cat([intrinsics.flatten(), pose.flatten()])
@@ -128,18 +130,43 @@ def check_scene(scene: Scene, inside_out: bool = False) -> None:
                 f"{intrinsics[1, 1]:.6g}, rotation of determinant {torch.linalg.det(pose[:3, :3]):.6g} (expected 1)"
             )
     distances = scene.camera_to_world[:, :3, 3].norm(dim=-1)
-    if (distances < 1).all() and not inside_out:
+    if (distances < 1).all() and not scene.inside_out:
         raise ValueError(
             f"{scene.name}: all {num_views} cameras are inside the unit sphere, at most {distances.max():.3g} from its "
-            "centre; an object must be seen from outside. Check the normalisation (scale_mat); for scenes that are "
-            "photographed from inside, rooms for instance, set inside_out where the dataset has it"
+            "centre; an object must be seen from outside. Check the normalisation (scale_mat); scenes that are "
+            "photographed from inside, rooms for instance, need inside_out, in a dataset that has it and in the model"
+            f"{advice_on_poses(scene)}"
         )
     if not any(_sees_unit_sphere(scene, view) for view in range(num_views)):
         raise ValueError(
             f"{scene.name}: no ray of any photograph meets the unit sphere, in which the object must lie; its centre "
             f"is {distances.min():.3g} to {distances.max():.3g} from the cameras. Check the normalisation (scale_mat) "
-            "and the direction of the poses (camera to world, z forward)"
+            f"and the direction of the poses (camera to world, z forward){advice_on_poses(scene)}"
         )
+
+
+def check_similarity(scene: Scene, trained: list[list[float]]) -> None:
+    """Refuse weights that were trained in another frame than the scene's: their surface would be elsewhere.
+
+    Args:
+        scene: the data at hand.
+        trained: 4 rows of 4, the ``normalized_to_dataset`` of the checkpoint.
+
+    Raises:
+        ValueError: the unit spheres of the two differ by more than 1e-4 of their radius.
+    """
+    expected, found = torch.tensor(trained, dtype=torch.float64), scene.normalized_to_dataset.double()
+    if (expected - found).abs().max() <= 1e-4 * expected[:3, 0].norm():
+        return
+    spheres = [
+        f"radius {matrix[:3, 0].norm():.6g} about ({', '.join(f'{x:.6g}' for x in matrix[:3, 3].tolist())})"
+        for matrix in (expected, found)
+    ]
+    raise ValueError(
+        f"{scene.name}: the checkpoint was trained in the sphere of {spheres[0]}, but the data now gives {spheres[1]}, "
+        "in the dataset's frame, so that its surface would be misplaced; give the photographs, points and "
+        "normalisation of that run, or train anew"
+    )
 
 
 def _sees_unit_sphere(scene: Scene, view: int) -> bool:
@@ -239,9 +266,7 @@ class SceneDataModule(DataModule):
         self.scene: Scene | None = None
         self.train_views: list[int] = []
         self.held_out_views: list[int] = []
-
-    inside_out = False
-    """Whether the cameras may be inside what is reconstructed."""
+        self._trained_similarity: list[list[float]] | None = None
 
     @abstractmethod
     def load_scene(self) -> Scene:
@@ -255,17 +280,45 @@ class SceneDataModule(DataModule):
         """Load the scene, check it, and split its views.
 
         Raises:
-            ValueError: the scene is broken, or lacks what the method reads.
+            ValueError: the scene is broken, lacks what the method reads, is of another frame than the checkpoint's,
+                or nothing could be learnt from it.
         """
         if self.scene is not None:
             return
         self.check_reads(self.provides, type(self).__name__)
         scene = self.load_scene()
-        check_scene(scene, self.inside_out)
+        check_scene(scene)
         self.check_reads(scene.keys, scene.name)
         self.train_views, self.held_out_views = self.split(scene)
         self._check_sampling(scene)
         self.scene = scene
+        if self._trained_similarity is not None:
+            check_similarity(scene, self._trained_similarity)
+        if stage == "fit":
+            check_before_training(scene, self._run_folder(), self.train_views)
+
+    def _run_folder(self) -> Path | None:
+        """Where this process may write: the run's folder on the first one; every rank has to ask."""
+        if self.trainer is None or not self.trainer.loggers or self.trainer.fast_dev_run:
+            return None
+        folder = self.trainer.log_dir
+        return Path(folder) if folder and self.trainer.is_global_zero else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream of batches stands, and the similarity that the weights were trained under."""
+        similarity = None if self.scene is None else self.scene.normalized_to_dataset.tolist()
+        return super().state_dict() | ({} if similarity is None else {"normalized_to_dataset": similarity})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a saved run stood.
+
+        Raises:
+            ValueError: it was trained under another similarity.
+        """
+        super().load_state_dict(state_dict)
+        self._trained_similarity = state_dict.get("normalized_to_dataset")
+        if self.scene is not None and self._trained_similarity is not None:
+            check_similarity(self.scene, self._trained_similarity)
 
     def _check_sampling(self, scene: Scene) -> None:
         if self.images_per_batch is not None and not 1 <= self.images_per_batch <= len(self.train_views):

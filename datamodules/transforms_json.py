@@ -123,9 +123,7 @@ def _where(frame: Frame) -> str:
 def _number(frame: Frame, key: str, default: float | None = None) -> float:
     value = frame.get(key, default)
     if value is None:
-        raise ValueError(
-            f"{_where(frame)} has no focal length; expected camera_angle_x (radians) or fl_x (pixels), of all or a frame"
-        )
+        raise ValueError(f"{_where(frame)} has no focal length; expected camera_angle_x (radians) or fl_x (pixels)")
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{_where(frame)}: {key} is {value!r}, expected a finite number")
     return float(value)
@@ -146,7 +144,7 @@ def _camera(frame: Frame, image: Path) -> tuple[np.ndarray, tuple[int, int], Len
     else:
         focal_y = height / 2 / math.tan(_number(frame, "camera_angle_y") / 2)
     if min(focal_x, focal_y, height, width) <= 0:
-        raise ValueError(f"{_where(frame)}: focal lengths {focal_x}, {focal_y} of {width}x{height} pixels, expected > 0")
+        raise ValueError(f"{_where(frame)}: focal lengths {focal_x}, {focal_y}, {width}x{height} pixels, expected > 0")
     skew = _number(frame, "sk_x", 0)
     center = [_number(frame, "cx", width / 2), _number(frame, "cy", height / 2)]
     intrinsics = np.array([[focal_x, skew, center[0]], [0, focal_y, center[1]], [0, 0, 1]])

@@ -88,7 +88,8 @@ class ViewScore(PerObjectMetric):
                 f"Object {int(batch['object_index'][i])}: renders of shape {tuple(rendered.shape)} but images of "
                 f"{tuple(targets.shape)}; render the views of the batch at their own size"
             )
-        views = [tuple(without_padding(batch, i, v, pair)) for v, pair in enumerate(zip(rendered, targets, strict=True))]
+        pairs = enumerate(zip(rendered, targets, strict=True))
+        views = [without_padding(batch, i, v, pair) for v, pair in pairs]
         masks = list(batch["masks"][i].to(rendered.device)) if "masks" in batch else []
         masks = [without_padding(batch, i, v, [mask])[0] for v, mask in enumerate(masks)]
         masked = [psnr(x, y, mask) for (x, y), mask in zip(views, masks, strict=False) if bool((mask > 0.5).any())]

@@ -74,5 +74,5 @@ def test_the_state_is_a_number_of_batches_and_moves_the_stream() -> None:
     batches = [next(stream) for _ in range(3)]
     again.load_state_dict({"batches_trained": 2})
     again.setup()
-    assert again.state_dict() == {"batches_trained": 2}
+    assert again.state_dict() == {"batches_trained": 2, "normalized_to_dataset": torch.eye(4).tolist()}
     assert torch.equal(next(iter(again.train_dataloader()))["origins"], batches[2]["origins"])

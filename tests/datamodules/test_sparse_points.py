@@ -7,7 +7,16 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from datamodules.scene import Scene
-from datamodules.sparse_points import Tracks, clean_sparse_points, read_tracks, save_tracks, similarity_between
+from datamodules.sparse_points import (
+    PointFilter,
+    Tracks,
+    filter_points,
+    is_outlier,
+    mask_shares,
+    read_tracks,
+    save_tracks,
+    similarity_between,
+)
 from ops.cameras import project
 from tests.datamodules.toy import make_scene
 
@@ -45,10 +54,10 @@ def test_selection_renumbers_points_and_keeps_who_saw_them() -> None:
 
 
 def test_only_well_measured_points_of_the_object_stay() -> None:
-    cleaned = clean_sparse_points(toy_tracks(), toy_scene())
+    cleaned = filter_points(toy_tracks(), toy_scene())
     assert torch.allclose(cleaned.points, torch.tensor([[0.05, 0, 0], [0, 0.02, 0]]))
     assert cleaned.view_offsets.tolist() == [0, 1, 2, 3, 4, 6]
-    without_masks = clean_sparse_points(toy_tracks(), dataclasses.replace(toy_scene(), masks=None))
+    without_masks = filter_points(toy_tracks(), dataclasses.replace(toy_scene(), masks=None))
     assert torch.allclose(without_masks.points[:, 2], torch.tensor([0, 0.9, 0]))
 
 
@@ -67,7 +76,7 @@ def test_points_of_another_scene_or_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is of 5 photographs, toy has 4"):
         read_tracks(tmp_path / "sparse_points.npz", make_scene(num_views=4))
     np.savez(tmp_path / "other.npz", points=np.zeros((3, 3)))
-    with pytest.raises(ValueError, match=r"other\.npz lacks \['errors', 'frame', .*prepare.triangulate"):
+    with pytest.raises(ValueError, match=r"other\.npz lacks \['frame', .*prepare.triangulate"):
         read_tracks(tmp_path / "other.npz", toy_scene())
 
 
@@ -76,7 +85,7 @@ def test_bare_points_count_as_seen_in_every_photograph(tmp_path: Path) -> None:
     np.save(tmp_path / "points.npy", points)
     tracks = read_tracks(tmp_path / "points.npy", toy_scene())
     assert tracks.lengths.tolist() == [5, 5, 5]
-    cleaned = clean_sparse_points(tracks, toy_scene())
+    cleaned = filter_points(tracks, toy_scene())
     assert torch.equal(cleaned.points, torch.from_numpy(points[:2]))  # the third is outside the sphere
     assert cleaned.view_offsets.tolist() == [0, 2, 4, 6, 8, 10]
 
