@@ -1,14 +1,19 @@
 """Any photographs: with a COLMAP model, with a transforms.json, or bare, when structure from motion is done first."""
 
 import dataclasses
+import hashlib
+import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from datamodules.colmap_model import MODEL_FOLDERS, find_model, is_model, read_colmap_model
+from datamodules.colmap_model import MODEL_FOLDERS, find_model, is_model, needs_pycolmap, read_colmap_model
 from datamodules.mask_files import all_have_alpha, find_masks
 from datamodules.normalization import normalization_from_cameras_and_points
 from datamodules.posed_photographs import (
@@ -20,8 +25,9 @@ from datamodules.posed_photographs import (
     read_pictures,
 )
 from datamodules.prepare.structure_from_motion import FOLDER, Matching, Settings, structure_from_motion
+from datamodules.prepare.triangulate import triangulate
 from datamodules.scene import Scene, SceneDataModule, SparsePoints, split_views
-from datamodules.sparse_points import Tracks, filter_points, read_tracks
+from datamodules.sparse_points import Tracks, filter_points, read_tracks, save_tracks
 from datamodules.transforms_json import FILES, find_transforms, read_transforms
 from ops.types import Observation
 
@@ -63,7 +69,7 @@ class Photos(SceneDataModule):
     remedies: ClassVar[dict[str, str]] = {
         "ray_masks": "put one mask a photograph into masks/, or model the background (--model.init_args.background)",
         "masks": "put one mask a photograph into masks/",
-        "sparse_points": "they come with a COLMAP model or structure from motion (cameras: sfm)",
+        "sparse_points": "a fit triangulates them first; or set --model.init_args.sparse_weight=0",
     }
 
     def __init__(
@@ -95,10 +101,12 @@ class Photos(SceneDataModule):
         self._test_views: list[int] = []
 
     def prepare_data(self) -> None:
-        """Structure from motion where there are no cameras; done once, and at once where it has been done."""
+        """Structure from motion where there are no cameras, sparse points where there are but cameras; done once."""
         kind, _ = self._camera_source()
         if kind == "sfm":
             structure_from_motion(photograph_folder(self.root, self.images), self.sfm_folder, self.settings)
+        elif kind == "transforms" and "sparse_points" in self.reads and find_model(self.root) is None:
+            self._triangulate(self.load_scene())
 
     def load_scene(self) -> Scene:
         """Read cameras, photographs and masks, and place the unit sphere."""
@@ -223,8 +231,9 @@ class Photos(SceneDataModule):
         tracks = photographs.tracks
         if tracks is not None:
             tracks = dataclasses.replace(tracks, points=_normalized(tracks.points, scene.normalized_to_dataset.numpy()))
-        elif "sparse_points" in self.reads and (model := find_model(self.root)) is not None:
-            tracks = read_tracks(model, scene)
+        elif "sparse_points" in self.reads:
+            found = [find_model(self.root), self._triangulated(scene)]
+            tracks = next((read_tracks(path, scene) for path in found if path is not None and path.exists()), None)
         if tracks is None:
             return None
         points = filter_points(tracks, scene)
@@ -234,6 +243,29 @@ class Photos(SceneDataModule):
                 "object; check the normalisation and the masks"
             )
         return points if len(points.points) else None
+
+    def _triangulated(self, scene: Scene) -> Path:
+        """The file of points that were triangulated with these very cameras."""
+        cameras = scene.normalized_to_dataset @ scene.camera_to_world.double()
+        content = json.dumps([scene.image_names, cameras.numpy().round(6).tolist()])
+        return self.sfm_folder / f"sparse_points_{hashlib.sha256(content.encode()).hexdigest()[:8]}.npz"
+
+    def _triangulate(self, scene: Scene) -> None:
+        """Triangulate the photographs as they were loaded, upright and without distortion."""
+        path = self._triangulated(scene)
+        if path.exists():
+            return
+        needs_pycolmap("triangulating sparse points (for a run without them, set --model.init_args.sparse_weight=0)")
+        names = [f"{view:06d}.png" for view in range(len(scene.images))]
+        with tempfile.TemporaryDirectory() as folder:
+            for view, name in enumerate(names):
+                height, width = scene.size_of(view)
+                Image.fromarray(scene.images[view, :height, :width].numpy()).save(Path(folder) / name)
+            tracks = triangulate(dataclasses.replace(scene, image_names=names), Path(folder))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+        save_tracks(partial, tracks, scene.image_names)
+        os.replace(partial, path)
 
 
 def _points(photographs: PosedPhotographs) -> np.ndarray | None:

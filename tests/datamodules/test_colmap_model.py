@@ -8,7 +8,16 @@ import pytest
 from datamodules import colmap_model
 from datamodules.colmap_model import check_binary_model, find_model, load_model, read_colmap_model
 from datamodules.posed_photographs import ImageFinder
-from tests.datamodules.toy_photos import HEIGHT, NUM_VIEWS, WIDTH, intrinsics, points, poses, write_colmap, write_pictures
+from tests.datamodules.toy_photos import (
+    HEIGHT,
+    NUM_VIEWS,
+    WIDTH,
+    intrinsics,
+    points,
+    poses,
+    write_colmap,
+    write_pictures,
+)
 
 pytest.importorskip("pycolmap")
 

@@ -70,7 +70,7 @@ def test_a_folder_of_masks_is_looked_for_or_given(tmp_path: Path, said: list[str
     touch(tmp_path / "masks", ["a.png"])
     assert find_masks(tmp_path, images) == [tmp_path / "masks/a.png"]
     assert find_masks(tmp_path, images, tmp_path / "matting") == [tmp_path / "matting/a.png"]
-    with pytest.raises(ValueError, match="there is no folder of masks .*nowhere"):
+    with pytest.raises(ValueError, match=r"there is no folder of masks .*nowhere"):
         find_masks(tmp_path, images, tmp_path / "nowhere")
     (tmp_path / "masks/a.png").unlink()
     with pytest.raises(ValueError, match="masks holds no image; remove it, or set masks to 'none'"):

@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from datamodules.scene import Scene
 from ops.cameras import look_at
 
 HEIGHT, WIDTH, FOCAL = 24, 32, 40.0
@@ -84,24 +86,51 @@ def write_photo_folder(root: Path, with_masks: bool = False, **shared: object) -
         write_masks(root / "masks", names)
 
 
-def write_colmap(folder: Path, names: list[str], is_text: bool = False, camera_model: str = "PINHOLE") -> None:
+def write_colmap(folder: Path, names: list[str], is_text: bool = False) -> None:
     """Write a COLMAP model of the toy cameras, with points that lie where ``points`` says."""
+    write_model(folder, names, [intrinsics()] * len(names), poses(len(names)), points(), (HEIGHT, WIDTH), is_text)
+
+
+def write_model(
+    folder: Path,
+    names: list[str],
+    matrices: Sequence[np.ndarray],
+    camera_to_world: np.ndarray,
+    points: np.ndarray,
+    size: tuple[int, int],
+    is_text: bool = False,
+) -> None:
+    """Write a COLMAP model: a camera (3, 3) and a pose (4, 4) a photograph, points (P, 3) that all of them see."""
     import pycolmap
 
     model = pycolmap.Reconstruction()
-    camera = pycolmap.Camera.create_from_model_name(1, camera_model, FOCAL, WIDTH, HEIGHT)
-    camera.focal_length_x = camera.focal_length_y = FOCAL
-    camera.principal_point_x, camera.principal_point_y = intrinsics()[:2, 2]
-    model.add_camera_with_trivial_rig(camera)
-    world_to_camera = np.linalg.inv(poses(len(names)))
-    for view, name in enumerate(names):
-        in_camera = points() @ world_to_camera[view, :3, :3].T + world_to_camera[view, :3, 3]
-        pixels = in_camera @ intrinsics().T
-        image = pycolmap.Image(name, pixels[:, :2] / pixels[:, 2:], camera_id=1, image_id=view + 1)
+    world_to_camera = np.linalg.inv(camera_to_world)
+    for view, (name, matrix) in enumerate(zip(names, matrices, strict=True)):
+        camera = pycolmap.Camera.create_from_model_name(view + 1, "PINHOLE", 1, size[1], size[0])
+        camera.params = [matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]
+        model.add_camera_with_trivial_rig(camera)
+        in_camera = points @ world_to_camera[view, :3, :3].T + world_to_camera[view, :3, 3]
+        pixels = in_camera @ matrix.T
+        image = pycolmap.Image(name, pixels[:, :2] / pixels[:, 2:], camera_id=view + 1, image_id=view + 1)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(world_to_camera[view, :3]))
-    for number, point in enumerate(points()):
-        track = pycolmap.Track([pycolmap.TrackElement(view + 1, number) for view in range(len(names))])
-        model.add_point3D(point, track)
+    for number, point in enumerate(points):
+        model.add_point3D(point, pycolmap.Track([pycolmap.TrackElement(v + 1, number) for v in range(len(names))]))
     model.update_point_3d_errors()
     folder.mkdir(parents=True, exist_ok=True)
     (model.write_text if is_text else model.write_binary)(str(folder))
+
+
+def write_scene(scene: Scene, root: Path) -> None:
+    """Write a scene as photographs with a transforms.json that gives its unit sphere, and a COLMAP model beside it."""
+    (root / "images").mkdir(parents=True)
+    names = [f"{view:04d}.png" for view in range(len(scene.images))]
+    matrices, camera_to_world = scene.intrinsics.double().numpy(), scene.camera_to_world.double().numpy()
+    frames = []
+    for name, image, matrix, pose in zip(names, scene.images.numpy(), matrices, camera_to_world, strict=True):
+        Image.fromarray(image).save(root / "images" / name)
+        camera = {"fl_x": matrix[0, 0], "fl_y": matrix[1, 1], "cx": matrix[0, 2], "cy": matrix[1, 2]}
+        opengl = pose @ np.diag([1.0, -1, -1, 1])
+        frames.append({"file_path": f"images/{name}", "transform_matrix": opengl.tolist(), **camera})
+    write_json(root / "transforms.json", {"frames": frames, "sphere_center": [0, 0, 0], "sphere_radius": 1})
+    points, size = scene.surface_points[:200].double().numpy(), scene.images.shape[1:3]
+    write_model(root / "sparse/0", names, matrices, camera_to_world, points, size)
