@@ -19,8 +19,8 @@ EMPTY_ANGLE = np.radians(60)
 """Where no points are within this angle of a direction, the object may fill the picture in that direction."""
 CLEAR_VIEW = 0.95
 """The sphere's margin reaches no further than this towards the nearest decile of the cameras."""
-ROOM_REACH = 6.0
-"""Points of a room lie within so many times their median distance from its middle."""
+ROOM_REACH, VIEW_REACH = 6.0, 3.0
+"""Points of a room, or before cameras, lie within so many times the median distance from their middle."""
 REMEDY = "give the sphere by hand instead: its centre and radius in the frame of the cameras"
 
 
@@ -73,7 +73,7 @@ def normalization_from_cameras_and_points(
     # points know better than nearly parallel axes
     start = common_point(cameras.centers, cameras.axes, np.radians(1 if points is None else 5))
     if points is not None:
-        center, radius = _object_among(points, cameras, start)
+        center, radius = _view_ahead(points, cameras) if start is None else _object_among(points, cameras, start)
     elif start is not None:
         center, radius = start, cameras.reach(start)
     else:
@@ -121,34 +121,40 @@ def _similarity(center: np.ndarray, radius: float) -> np.ndarray:
     return matrix
 
 
-def _middle_of_view(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Where the points are that most photographs see."""
-    well_seen = points[(seen > 0) & (seen >= 0.5 * np.quantile(seen, 0.95))]
-    if len(well_seen) < MIN_POINTS:
-        raise ValueError(
-            f"normalisation: the cameras look in one direction or apart, and only {len(well_seen)} of {len(points)} "
-            f"sparse points lie in their pictures, fewer than {MIN_POINTS}; check that points and cameras are of one "
-            f"frame, or {REMEDY}. If the cameras stand inside a room, set inside_out"
-        )
-    return geometric_median(well_seen)
-
-
-def _object_among(points: np.ndarray, cameras: Cameras, start: np.ndarray | None) -> tuple[np.ndarray, float]:
+def _object_among(points: np.ndarray, cameras: Cameras, start: np.ndarray) -> tuple[np.ndarray, float]:
     """Centre and radius of the ball about the points that many cameras see within their reach of ``start``."""
-    seen, bounds = cameras.sees(points).sum(axis=0), None
-    center = _middle_of_view(points, seen) if start is None else start
-    radius = cameras.reach(center)
-    for _ in range(2):
-        near = np.linalg.norm(points - center, axis=1) < cameras.reach(center, diagonal=True)
-        if near.sum() < MIN_POINTS:
-            break  # the object has no texture, but the cameras show where it is
-        own = points[near & (seen > 0) & (seen >= 0.5 * np.quantile(seen[near], 0.95))]
-        if start is not None:
-            bounds = start + cameras.reach(start) * empty_directions(own - start, cameras.centers - start)
-        center, radius = trimmed_ball(own, TRIMMED_SHARE, bounds)
+    near = points[np.linalg.norm(points - start, axis=1) < cameras.reach(start, diagonal=True)]
+    if len(near) < MIN_POINTS:
+        return start, cameras.reach(start)  # the object has no texture, but the cameras show where it is
+    seen = cameras.sees(near).sum(axis=0)
+    own = near[(seen > 0) & (seen >= 0.5 * np.quantile(seen, 0.95))]
+    bounds = start + cameras.reach(start) * empty_directions(own - start, cameras.centers - start)
+    center, radius = trimmed_ball(own, TRIMMED_SHARE, bounds)
+    return center, _positive(radius)
+
+
+def _view_ahead(points: np.ndarray, cameras: Cameras) -> tuple[np.ndarray, float]:
+    """Centre and radius of the ball about most of the points before cameras that look in one direction."""
+    seen = cameras.sees(points).sum(axis=0)
+    many = points[(seen > 0) & (seen >= 0.5 * np.quantile(seen, 0.95))]
+    if len(many) < MIN_POINTS:
+        raise ValueError(
+            f"normalisation: the cameras look in one direction or apart, and only {len(many)} of {len(points)} sparse "
+            f"points lie in their pictures, fewer than {MIN_POINTS}; check that points and cameras are of one frame, "
+            f"or {REMEDY}. If the cameras stand inside a room, set inside_out"
+        )
+    middle = geometric_median(many)
+    extent = VIEW_REACH * np.median(np.linalg.norm(many - middle, axis=1))
+    visible = points[seen > 0]
+    center, radius = trimmed_ball(visible[np.linalg.norm(visible - middle, axis=1) <= extent], TRIMMED_SHARE)
+    nearest = np.quantile(np.linalg.norm(cameras.centers - center, axis=1), 0.1)
+    return center, min(_positive(radius), CLEAR_VIEW * nearest)
+
+
+def _positive(radius: float) -> float:
     if not radius > 0:
         raise ValueError(f"normalisation: the sparse points of the object all lie in one place; {REMEDY}")
-    return center, radius
+    return radius
 
 
 def empty_directions(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
@@ -190,9 +196,7 @@ def _place_around(cameras: Cameras, points: np.ndarray | None) -> tuple[np.ndarr
             break
         everything, middle = kept, geometric_median(kept)
     center, radius = trimmed_ball(everything, TRIMMED_SHARE)
-    if not radius > 0:
-        raise ValueError(f"normalisation: the sparse points of the place all lie in one spot; {REMEDY}")
-    return center, radius
+    return center, _positive(radius)
 
 
 def geometric_median(points: np.ndarray) -> np.ndarray:
@@ -230,3 +234,29 @@ def trimmed_ball(
             best = (center, float(radius))
         center = center + (farthest - center) / (step + 2)
     return best
+
+
+def check_similarity(name: str, trained: list[list[float]], found: list[list[float]]) -> None:
+    """Refuse weights that were trained in another frame than the data's: their surface would be elsewhere.
+
+    Args:
+        name: of the scene, for the error.
+        trained: four rows of four, the ``normalized_to_dataset`` of the checkpoint.
+        found: that of the data at hand.
+
+    Raises:
+        ValueError: the two unit spheres differ by more than 1e-4 of the radius.
+    """
+    matrices = np.array([trained, found])
+    radii = np.linalg.norm(matrices[:, :3, 0], axis=1)
+    if abs(matrices[0] - matrices[1]).max() <= 1e-4 * radii[0]:
+        return
+    spheres = [
+        f"radius {radius:.6g} about ({', '.join(f'{x:.6g}' for x in matrix[:3, 3])})"
+        for radius, matrix in zip(radii, matrices, strict=True)
+    ]
+    raise ValueError(
+        f"{name}: the checkpoint was trained in the sphere of {spheres[0]}, but the data now gives {spheres[1]}, in "
+        "the dataset's frame, so that its surface would be misplaced; give the photographs, points and normalisation "
+        "of that run, or train anew"
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.optical_axes import Cameras, common_point
 
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
-MIN_POINTS = 10
+MIN_POINTS, MAX_POINTS = 10, 1_000
 FITS_WELL = 0.5
 """Score that poses in the right convention reach, where it speaks of the object; of points, most may be elsewhere."""
 SOME_POINTS_SEEN = 0.1
@@ -37,6 +37,7 @@ def score_of_poses(
     image_sizes: np.ndarray,
     points: np.ndarray | None,
     center: np.ndarray | None = None,
+    seen_in: np.ndarray | None = None,
 ) -> float:
     """How well cameras see what they should, in [0, 1].
 
@@ -48,10 +49,14 @@ def score_of_poses(
             that lies in a picture.
         center: (3,) of the object; with few points, the score is the share of pictures that show it. Without it, it is
             how well the pictures' middles agree on a point.
+        seen_in: (V, P) bool, which pictures each point was seen in; the score is then the share of these that it lies
+            in, which is 1 for the right poses.
     """
     cameras = Cameras.from_poses(camera_to_world, intrinsics, image_sizes)
     if points is not None and len(points) >= MIN_POINTS:
-        return float(cameras.sees(points[:: -(-len(points) // 1000)]).mean())
+        stride = -(-len(points) // MAX_POINTS)
+        sees = cameras.sees(points[::stride])
+        return float((sees if seen_in is None else sees[seen_in[:, ::stride]]).mean())
     if center is not None:
         return float(cameras.sees(center[None]).mean())
     if cameras.stand_at_one_place or (point := common_point(cameras.centers, cameras.axes)) is None:
@@ -67,6 +72,7 @@ def convention_that_fits(
     image_sizes: np.ndarray,
     points: np.ndarray | None,
     center: np.ndarray | None = None,
+    seen_in: np.ndarray | None = None,
 ) -> str:
     """What to do with the poses so that they see the object, as the end of a message; empty where nothing would help.
 
@@ -76,10 +82,13 @@ def convention_that_fits(
         image_sizes: (V, 2) height and width.
         points: see ``score_of_poses``.
         center: see ``score_of_poses``.
+        seen_in: see ``score_of_poses``.
     """
-    now = score_of_poses(camera_to_world, intrinsics, image_sizes, points, center)
+    now = score_of_poses(camera_to_world, intrinsics, image_sizes, points, center, seen_in)
     scores = {
-        convention: score_of_poses(read_as(camera_to_world, convention), intrinsics, image_sizes, points, center)
+        convention: score_of_poses(
+            read_as(camera_to_world, convention), intrinsics, image_sizes, points, center, seen_in
+        )
         for convention in REMEDIES
     }
     best = max(scores, key=scores.get)
@@ -87,8 +96,11 @@ def convention_that_fits(
     odds_now, odds = ((1e-9 + score) / (1e-9 + 1 - score) for score in (now, scores[best]))
     if scores[best] < (SOME_POINTS_SEEN if with_points else FITS_WELL) or odds < BETTER_ODDS * odds_now:
         return ""
-    measure = "of the sparse points lie in a picture" if with_points else "of the pictures show the object"
-    if not with_points and center is None:
+    if with_points:
+        measure = f"of the sparse points lie in a picture{'' if seen_in is None else ' that they were seen in'}"
+    elif center is not None:
+        measure = "of the pictures show the object"
+    else:
         measure = "is how well the pictures' middles agree on a point"
     return (
         f". The poses seem to be in another convention: {REMEDIES[best]} ({scores[best]:.0%} {measure}, not {now:.0%})"

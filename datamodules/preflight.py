@@ -173,13 +173,24 @@ def advice_on_poses(scene: "Scene", views: list[int] | None = None) -> str:
     # inverses are of poses as they were given
     poses = to_dataset @ scene.camera_to_world[views].double().numpy()
     poses[:, :3, :3] /= np.cbrt(np.linalg.det(to_dataset[:3, :3]))
-    points = points_of(scene)
+    points, seen_in = _points_with_views(scene, views)
     if points is not None:
-        inside = points[np.linalg.norm(points, axis=1) < 1]
-        points = inside if len(inside) >= MIN_POINTS else points
         points = points @ to_dataset[:3, :3].T + to_dataset[:3, 3]
     intrinsics, sizes = scene.intrinsics[views].numpy(), image_sizes(scene)[views].numpy()
-    return convention_that_fits(poses, intrinsics, sizes, points, center=to_dataset[:3, 3])
+    return convention_that_fits(poses, intrinsics, sizes, points, to_dataset[:3, 3], seen_in)
+
+
+def _points_with_views(scene: "Scene", views: list[int]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(P, 3) points of the object that some of the views saw, and (V, P) which did; all points where there are few."""
+    tracks = scene.sparse_points
+    if tracks is None or len(tracks.points) < MIN_POINTS:
+        return points_of(scene), None
+    stride = -(-len(tracks.points) // MAX_POINTS)
+    seen_in = np.zeros((len(views), len(tracks.points)), dtype=bool)
+    for row, view in enumerate(views):
+        seen_in[row, tracks.view_point_index[tracks.view_offsets[view] : tracks.view_offsets[view + 1]].numpy()] = True
+    points, seen_in = tracks.points[::stride].double().numpy(), seen_in[:, ::stride]
+    return (points, seen_in) if seen_in.any() else (points, None)
 
 
 def _reasons_against(facts: Preflight, scene: "Scene", num_views: int, advice: str) -> list[str]:
@@ -191,7 +202,7 @@ def _reasons_against(facts: Preflight, scene: "Scene", num_views: int, advice: s
             "training photographs, meet the unit sphere, in which the object must lie; check the normalisation "
             f"(its centre and radius){advice}"
         )
-    elif advice and min(facts.views_meeting_sphere, facts.points_in_view or 1) < 0.5:
+    elif advice and (facts.views_meeting_sphere < 0.5 or scene.sparse_points is not None):
         reasons.append(f"the cameras look past the object{advice}")
     if facts.cameras_inside > 0.5 and not scene.inside_out:
         reasons.append(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import DataModule
+from datamodules.normalization import check_similarity
 from datamodules.preflight import advice_on_poses, check_before_training
 from datamodules.rays import RayDataset
 from ops.cameras import pixel_centers, pixel_rays, project
@@ -145,30 +146,6 @@ def check_scene(scene: Scene) -> None:
         )
 
 
-def check_similarity(scene: Scene, trained: list[list[float]]) -> None:
-    """Refuse weights that were trained in another frame than the scene's: their surface would be elsewhere.
-
-    Args:
-        scene: the data at hand.
-        trained: 4 rows of 4, the ``normalized_to_dataset`` of the checkpoint.
-
-    Raises:
-        ValueError: the unit spheres of the two differ by more than 1e-4 of their radius.
-    """
-    expected, found = torch.tensor(trained, dtype=torch.float64), scene.normalized_to_dataset.double()
-    if (expected - found).abs().max() <= 1e-4 * expected[:3, 0].norm():
-        return
-    spheres = [
-        f"radius {matrix[:3, 0].norm():.6g} about ({', '.join(f'{x:.6g}' for x in matrix[:3, 3].tolist())})"
-        for matrix in (expected, found)
-    ]
-    raise ValueError(
-        f"{scene.name}: the checkpoint was trained in the sphere of {spheres[0]}, but the data now gives {spheres[1]}, "
-        "in the dataset's frame, so that its surface would be misplaced; give the photographs, points and "
-        "normalisation of that run, or train anew"
-    )
-
-
 def _sees_unit_sphere(scene: Scene, view: int) -> bool:
     height, width = scene.size_of(view)
     intrinsics, pose = scene.intrinsics[view], scene.camera_to_world[view]
@@ -292,8 +269,7 @@ class SceneDataModule(DataModule):
         self.train_views, self.held_out_views = self.split(scene)
         self._check_sampling(scene)
         self.scene = scene
-        if self._trained_similarity is not None:
-            check_similarity(scene, self._trained_similarity)
+        self._check_similarity()
         if stage == "fit":
             check_before_training(scene, self._run_folder(), self.train_views)
 
@@ -317,8 +293,12 @@ class SceneDataModule(DataModule):
         """
         super().load_state_dict(state_dict)
         self._trained_similarity = state_dict.get("normalized_to_dataset")
+        self._check_similarity()
+
+    def _check_similarity(self) -> None:
+        # Lightning sets up before it loads a checkpoint, others may do it the other way round
         if self.scene is not None and self._trained_similarity is not None:
-            check_similarity(self.scene, self._trained_similarity)
+            check_similarity(self.scene.name, self._trained_similarity, self.scene.normalized_to_dataset.tolist())
 
     def _check_sampling(self, scene: Scene) -> None:
         if self.images_per_batch is not None and not 1 <= self.images_per_batch <= len(self.train_views):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.random import Generator
@@ -143,6 +145,16 @@ def test_forward_facing_cameras_take_the_points_they_see(rng: Generator) -> None
         normalization_from_cameras_and_points(*cameras(poses), None)
 
 
+def test_a_facade_longer_than_any_picture_is_held_and_the_cameras_stay_before_it(rng: Generator) -> None:
+    facade = rng.uniform([-5, -0.2, 0], [5, 0.2, 6], size=(3000, 3))
+    positions = np.stack([np.linspace(-4, 4, 30), np.full(30, -6.5), np.full(30, 2.0)], axis=-1)
+    poses = poses_towards(positions, positions + np.array([0, 1.0, 0.2]))
+    points = np.concatenate([facade, 80 * on_sphere(rng, 1000)])
+    matrix = normalization_from_cameras_and_points(*cameras(poses), points)
+    assert (np.linalg.norm(facade - matrix[:3, 3], axis=1) < matrix[0, 0]).mean() > 0.97
+    assert (np.linalg.norm(positions - matrix[:3, 3], axis=1) > matrix[0, 0]).mean() >= 0.9
+
+
 def test_a_room_is_held_with_the_cameras_in_it(rng: Generator) -> None:
     corners = np.array([6.0, 4.0, 2.5])
     walls = rng.uniform(-0.5, 0.5, size=(3000, 3)) * corners
@@ -207,9 +219,28 @@ def test_what_is_no_camera_or_no_point_is_refused(rng: Generator) -> None:
         normalization_from_cameras_and_points(poses, intrinsics, sizes, None)
 
 
+def test_the_sphere_of_a_real_statue_holds_its_face_though_all_points_are_in_its_hair(test_data: Path) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    model = pycolmap.Reconstruction(str(test_data / "buddha_ccby/colmap/sparse/0"))
+    images = list(model.images.values())
+    poses = np.stack([np.vstack([image.cam_from_world().inverse().matrix(), [0, 0, 0, 1]]) for image in images])
+    intrinsics = np.stack([model.cameras[image.camera_id].calibration_matrix() for image in images])
+    sizes = np.array([(model.cameras[i.camera_id].height, model.cameras[i.camera_id].width) for i in images])
+    points = np.array([point.xyz for point in model.points3D.values()])
+    matrix = normalization_from_cameras_and_points(poses, intrinsics, sizes, points)
+    # read off the photographs with the model's axes drawn in: top of the hair and end of the neck
+    for place in ([-0.9, 1.3, 4.3], [-0.95, 7.0, 5.9]):
+        assert np.linalg.norm(np.array(place) - matrix[:3, 3]) < matrix[0, 0]
+    assert (np.linalg.norm(poses[:, :3, 3] - matrix[:3, 3], axis=1) > 1.5 * matrix[0, 0]).all()
+
+
 def test_axes_through_one_point_give_that_point_exactly(rng: Generator) -> None:
     poses = orbit(rng, 5, aim=0.0)
     np.testing.assert_allclose(common_point(poses[:, :3, 3], poses[:, :3, 2]), CENTER, atol=1e-9)
+    # also where a quarter of the cameras looks elsewhere, all to the same side
+    poses = orbit(rng, 40, aim=0.0)
+    poses[:10] = poses_towards(poses[:10, :3, 3], np.tile(CENTER + [0, 0, 1.5], (10, 1)))
+    np.testing.assert_allclose(common_point(poses[:, :3, 3], poses[:, :3, 2]), CENTER, atol=1e-3)
 
 
 def test_the_geometric_median_withstands_almost_half(rng: Generator) -> None:
