@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from metrics.images import without_padding
 from ops.cameras import look_at
 from ops.colormaps import heat
 from ops.nearest import nearest_distances
@@ -43,10 +44,12 @@ def view_panel(renders: Renders, batch: ObjectBatch, i: int, *, max_views: int, 
     names = batch["image_index"][i].tolist() if "image_index" in batch else range(num_views)
     rows = []
     for v in torch.linspace(0, num_views - 1, min(max_views, num_views)).round().int().tolist():
-        row = [(f"photograph {names[v]}", _last(photographs[v])), ("render", _last(images[v]))]
+        photograph, image = without_padding(batch, i, v, [photographs[v], images[v]])
+        row = [(f"photograph {names[v]}", _last(photograph)), ("render", _last(image))]
         if "normals" in renders:
-            row.append(("normals", (_last(renders["normals"][i, v].cpu().float()) + 1) / 2))
-        error = (photographs[v] - images[v]).abs().mean(0)
+            (normals,) = without_padding(batch, i, v, [renders["normals"][i, v].cpu().float()])
+            row.append(("normals", (_last(normals) + 1) / 2))
+        error = (photograph - image).abs().mean(0)
         rows.append([*row, (f"error, 0 to {ERROR_LIMIT}", heat(error, ERROR_LIMIT))])
     return grid(rows, size)
 
@@ -73,7 +76,8 @@ def shape_panel(shape: Shape, batch: ObjectBatch, i: int, *, size: int) -> Image
     cameras = shape_cameras(shape, batch, i, to_shape.float(), size)
     row = [(title, picture(shape, *camera)) for title, *camera in cameras]
     if "images" in batch:
-        row.insert(0, ("photograph", _last(batch["images"][i, 0].cpu().float())))
+        (photograph,) = without_padding(batch, i, 0, [batch["images"][i, 0].cpu().float()])
+        row.insert(0, ("photograph", _last(photograph)))
     if "surface_points" in batch:
         truth = Shape(batch["surface_points"][i].cpu().float()).transformed(to_shape.float()).vertices
         limit = DISTANCE_LIMIT * max((truth.amax(0) - truth.amin(0)).norm().item(), 1e-12)
@@ -111,7 +115,7 @@ def shape_cameras(shape: Shape, batch: ObjectBatch, i: int, to_shape: Tensor, si
     if "camera_to_world" in batch and "images" in batch:
         poses = _moved(batch["camera_to_world"][i].cpu().float(), to_shape)
         front, up = F.normalize(poses[0, :3, 3] - center, dim=0), F.normalize(-poses[:, :3, 1].mean(0), dim=0)
-        height, width = batch["images"].shape[-2:]
+        height, width = without_padding(batch, i, 0, [batch["images"][i, 0]])[0].shape[-2:]
         scale = size / max(height, width)
         intrinsics = batch["intrinsics"][i, 0].cpu().float() * torch.tensor([scale, scale, 1.0])[:, None]
         first = ("from the camera", intrinsics, poses[0], round(height * scale), round(width * scale))

@@ -64,13 +64,14 @@ class RayDataset(IterableDataset):
         self.sparse_points_per_batch = sparse_points_per_batch
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.height, self.width = scene.images.shape[1:3]
+        self.image_sizes = scene.image_sizes
         self.pixels = scene.images.reshape(-1, 3)
         self.intrinsics, self.camera_to_world = scene.intrinsics, scene.camera_to_world
         self.coverage = scene.masks.reshape(-1) if "ray_masks" in reads else None
         self.sparse_points = scene.sparse_points if "sparse_points" in reads else None
         self.source_views = SourceViews(scene, views, num_sources) if "source_images" in reads else None
         if self.num_foreground:
-            self.foreground, self.foreground_offsets = foreground_pixels(scene.masks, mask_margin)
+            self.foreground, self.foreground_offsets = foreground_pixels(scene.masks, mask_margin, scene.image_sizes)
         # shared memory: workers that live on into the next epoch must see where it starts
         self._first_batch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -125,7 +126,7 @@ class RayDataset(IterableDataset):
         return self.views[torch.stack([orders[turn][position] for turn, position in turns])]
 
     def _draw_pixels(self, image_index: Tensor, generator: torch.Generator) -> Tensor:
-        pixels = torch.randint(self.height * self.width, image_index.shape, generator=generator)
+        pixels = self._draw_anywhere(image_index, generator)
         if self.num_foreground:
             image_index = image_index[: self.num_foreground]
             first, last = self.foreground_offsets[image_index], self.foreground_offsets[image_index + 1]
@@ -133,6 +134,14 @@ class RayDataset(IterableDataset):
             uniform = torch.rand(self.num_foreground, generator=generator, dtype=torch.float64)
             pixels[: self.num_foreground] = self.foreground[first + (uniform * (last - first)).long()].long()
         return pixels
+
+    def _draw_anywhere(self, image_index: Tensor, generator: torch.Generator) -> Tensor:
+        if self.image_sizes is None:
+            return torch.randint(self.height * self.width, image_index.shape, generator=generator)
+        heights, widths = self.image_sizes[image_index].unbind(-1)
+        uniform = torch.rand(image_index.shape, generator=generator, dtype=torch.float64)
+        inside = (uniform * (heights * widths)).long()
+        return inside // widths * self.width + inside % widths
 
     def _draw_sparse_points(self, views: Tensor, generator: torch.Generator) -> Tensor:
         points, offsets, point_index = (
@@ -151,12 +160,13 @@ class RayDataset(IterableDataset):
         return points[point_index[offsets[views[which]] + slots - (ends - counts)[which]]]
 
 
-def foreground_pixels(masks: Tensor, margin: int) -> tuple[Tensor, Tensor]:
+def foreground_pixels(masks: Tensor, margin: int, image_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Pixels inside the dilated masks, photograph after photograph.
 
     Args:
         masks: (V, H, W) uint8 coverage; foreground is at least one half.
         margin: pixels by which the foreground grows to each side (a square, so corners grow further).
+        image_sizes: (V, 2) height and width within which it stays; ``None`` is all of the mask.
 
     Returns:
         ``pixels`` (F,) int32 row-major indices within their photograph, and ``offsets`` (V + 1,) int64: those of
@@ -168,10 +178,13 @@ def foreground_pixels(masks: Tensor, margin: int) -> tuple[Tensor, Tensor]:
     if margin < 0:
         raise ValueError(f"mask_margin is {margin} pixels; expected 0 or more, masks are never shrunk")
     pixels, counts = [], [0]
-    for mask in masks:
+    for view, mask in enumerate(masks):
         grown = (mask > 127).float()[None, None]
         for kernel, padding in (((1, 2 * margin + 1), (0, margin)), ((2 * margin + 1, 1), (margin, 0))):
             grown = torch.nn.functional.max_pool2d(grown, kernel, stride=1, padding=padding)
+        if image_sizes is not None:
+            height, width = image_sizes[view].tolist()
+            grown[..., height:, :], grown[..., width:] = 0, 0
         pixels.append(grown.flatten().nonzero()[:, 0].int())
         counts.append(len(pixels[-1]))
     return torch.cat(pixels), torch.tensor(counts).cumsum(0)

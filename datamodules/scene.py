@@ -58,7 +58,8 @@ class Scene:
         observation: what the dataset's protocol knows beside the truth; ``None`` where there is no protocol.
         depth: (V, H, W) float32, true distance along the ray of each pixel's centre, infinite past the object;
             ``None`` where unknown.
-        inside_out: the cameras stand inside what is reconstructed, as in a room.
+        image_sizes: (V, 2) int64 height and width of photographs that differ in size, the rest of ``images`` and
+            ``masks``, below and to the right, is padding; ``None`` where all fill them.
     """
 
     name: str
@@ -75,6 +76,12 @@ class Scene:
     observation: Observation | None = None
     depth: Tensor | None = None
     inside_out: bool = False
+    image_sizes: Tensor | None = None
+
+    def size_of(self, view: int) -> tuple[int, int]:
+        """Height and width of a photograph, without padding."""
+        height, width = self.images.shape[1:3] if self.image_sizes is None else self.image_sizes[view].tolist()
+        return height, width
 
     @property
     def keys(self) -> frozenset[str]:
@@ -105,6 +112,15 @@ def check_scene(scene: Scene) -> None:
             f"{scene.name}: masks of shape {tuple(scene.masks.shape)} for images of shape "
             f"{(num_views, height, width)}; each image needs a mask of its own size"
         )
+    if scene.image_sizes is not None and (
+        scene.image_sizes.shape != (num_views, 2)
+        or (scene.image_sizes < 1).any()
+        or (scene.image_sizes > torch.tensor([height, width])).any()
+    ):
+        raise ValueError(
+            f"{scene.name}: image_sizes of shape {tuple(scene.image_sizes.shape)}, expected a height up to {height} "
+            f"and a width up to {width} for each of {num_views} photographs"
+        )
     for name, intrinsics, pose in zip(scene.image_names, scene.intrinsics, scene.camera_to_world, strict=True):
         values = torch.cat([intrinsics.flatten(), pose.flatten()])
         if not values.isfinite().all():
@@ -131,7 +147,7 @@ def check_scene(scene: Scene) -> None:
 
 
 def _sees_unit_sphere(scene: Scene, view: int) -> bool:
-    height, width = scene.images.shape[1:3]
+    height, width = scene.size_of(view)
     intrinsics, pose = scene.intrinsics[view], scene.camera_to_world[view]
     grid = pixel_centers(33, 33) * torch.tensor([width / 33, height / 33])
     # the grid could step over a small image of the sphere, but not where its centre projects
@@ -169,6 +185,8 @@ def object_batch(scene: Scene, views: list[int], downscale: int = 1) -> ObjectBa
         batch["intrinsics"] = intrinsics[None]
         batch["camera_to_world"] = scene.camera_to_world[views][None]
         batch["image_index"] = torch.tensor([views])
+        if scene.image_sizes is not None:
+            batch["image_sizes"] = scene.image_sizes[views][None] // downscale
         if scene.masks is not None:
             batch["masks"] = torch.nn.functional.avg_pool2d(scene.masks[views].float() / 255, downscale)[None]
     if scene.surface_points is not None:
@@ -239,6 +257,10 @@ class SceneDataModule(DataModule):
     def load_scene(self) -> Scene:
         """Read the scene from disk; called once in every process."""
 
+    def split(self, scene: Scene) -> tuple[list[int], list[int]]:
+        """Views to train on and views to hold out."""
+        return split_views(scene.name, len(scene.images), self.held_out)
+
     def setup(self, stage: str | None = None) -> None:
         """Load the scene, check it, and split its views.
 
@@ -252,7 +274,7 @@ class SceneDataModule(DataModule):
         scene = self.load_scene()
         check_scene(scene)
         self.check_reads(scene.keys, scene.name)
-        self.train_views, self.held_out_views = split_views(scene.name, len(scene.images), self.held_out)
+        self.train_views, self.held_out_views = self.split(scene)
         self._check_sampling(scene)
         self.scene = scene
         self._check_similarity()

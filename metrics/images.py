@@ -1,6 +1,7 @@
 """How near rendered views come to photographs: PSNR and SSIM, of sRGB values in [0, 1]."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -88,14 +89,24 @@ class ViewScore(PerObjectMetric):
                 f"Object {int(batch['object_index'][i])}: renders of shape {tuple(rendered.shape)} but images of "
                 f"{tuple(targets.shape)}; render the views of the batch at their own size"
             )
-        views = list(zip(rendered, targets, strict=True))
-        masks = batch["masks"][i].to(rendered.device) if "masks" in batch else []
+        pairs = enumerate(zip(rendered, targets, strict=True))
+        views = [without_padding(batch, i, v, pair) for v, pair in pairs]
+        masks = list(batch["masks"][i].to(rendered.device)) if "masks" in batch else []
+        masks = [without_padding(batch, i, v, [mask])[0] for v, mask in enumerate(masks)]
         masked = [psnr(x, y, mask) for (x, y), mask in zip(views, masks, strict=False) if bool((mask > 0.5).any())]
         return {
             "psnr_db": _mean([psnr(x, y) for x, y in views]),
             "ssim": _mean([ssim(x, y) for x, y in views]),
             "psnr_masked_db": _mean(masked),
         }
+
+
+def without_padding(batch: ObjectBatch, i: int, v: int, pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Pictures (..., H, W) of view ``v`` of object ``i``, cut to what its photograph fills."""
+    if "image_sizes" not in batch:
+        return list(pictures)
+    height, width = batch["image_sizes"][i, v].tolist()
+    return [picture[..., :height, :width] for picture in pictures]
 
 
 def _mean(values: list[float]) -> float:

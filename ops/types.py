@@ -38,6 +38,7 @@ class ObjectBatch(TypedDict, total=False):
     intrinsics: Tensor  # (B, V, 3, 3) float, pixels; the centre of the top-left pixel is (0.5, 0.5)
     camera_to_world: Tensor  # (B, V, 4, 4) float, OpenCV axes (x right, y down, z forward), normalised frame
     image_index: Tensor  # (B, V) int, which photograph of the scene, for per-image codes
+    image_sizes: Tensor  # (B, V, 2) int, height and width; the rest is padding. Absent where all fill images
     voxels: Tensor  # (B, R, R, R) bool, [x, y, z] over [-0.5, 0.5]^3, voxel i centred at -0.5 + (i + 0.5) / R
     surface_points: Tensor  # (B, N, 3) float, samples of the true surface
     surface_normals: Tensor  # (B, N, 3) float, unit, outward

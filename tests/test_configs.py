@@ -13,6 +13,7 @@ from datamodules.synthetic import SyntheticScene
 from datamodules.synthetic_objects import ProceduralObjects
 from main import main
 from methods.imnet import IMNetAutoencoder
+from tests.datamodules.toy_photos import write_scene
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "defaults")
@@ -22,6 +23,7 @@ OVERLAYS = sorted((ROOT / "configs/overlays").glob("*.yaml"))
 SMALL_SHAPES = {"root": "synthetic", "objects_per_category": 10, "pictures": 5, "picture_size": 137}
 SMALL_DATA = {
     "datamodules.dtu.DTU": {"root": "."},
+    "datamodules.photos.Photos": {"root": "photos"},
     "datamodules.synthetic.SyntheticScene": {"root": ".", "image_size": 32, "num_surface_points": 500},
     "datamodules.synthetic.SyntheticObjects": SMALL_SHAPES | {"batch_size": 3, "categories": "[chair, solid]"},
     "datamodules.shapenet.ShapeNet": {"batch_size": 3, "eval_batch_size": 3, "categories": "null", "num_workers": 0},
@@ -48,6 +50,8 @@ def small_data(tmp_path_factory) -> Path:
     scene.write_neus_layout(folder / "dtu_scan24")
     (folder / "dtu_scan24/sfm_pts").mkdir()
     np.save(folder / "dtu_scan24/sfm_pts/points.npy", scene.load_scene().surface_points.numpy())
+    if find_spec("pycolmap"):
+        write_scene(scene.load_scene(), folder / "photos")
     return folder
 
 
@@ -95,6 +99,8 @@ def test_experiment_takes_a_step(config, small_data, tmp_path, monkeypatch, requ
     monkeypatch.chdir(tmp_path)
     if "imnet" in config.stem and config.stem.endswith("shapenet"):
         pytest.importorskip("h5py", reason="IM-Net's files are HDF5")
+    if config.stem.endswith("photos"):
+        pytest.importorskip("pycolmap", reason="sparse points come from structure from motion")
     _step(config, request.getfixturevalue("small_shapes") if config.stem.endswith("shapenet") else small_data)
     assert (tmp_path / f"runs/{config.stem}/version_0/config.yaml").is_file()
 
@@ -103,6 +109,12 @@ def test_experiment_takes_a_step(config, small_data, tmp_path, monkeypatch, requ
 def test_overlay_fits_over_the_faithful_experiment(overlay, small_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _step(ROOT / "configs/neuralangelo_dtu.yaml", small_data, overlay)
+
+
+def test_two_cores_are_enough_for_photographs_without_masks(small_data, tmp_path, monkeypatch):
+    pytest.importorskip("pycolmap")
+    monkeypatch.chdir(tmp_path)
+    _step(ROOT / "configs/neuralangelo_photos.yaml", small_data, ROOT / "configs/overlays/cpu.yaml")
 
 
 def test_experiments_name_model_and_data_in_full_and_do_no_arithmetic():

@@ -143,3 +143,29 @@ def test_drawing_does_not_touch_pixels_that_are_not_drawn() -> None:
 
     large = torch.zeros(5, 40 * HEIGHT, 40 * WIDTH, 3, dtype=torch.uint8)
     assert seconds(make_scene(images=large, masks=None)) < 5 * seconds(make_scene())
+
+
+@pytest.mark.parametrize("foreground_share", [0.0, 0.5])
+def test_photographs_of_different_sizes_are_drawn_evenly_and_padding_never(foreground_share: float) -> None:
+    sizes = torch.tensor([[HEIGHT, WIDTH], [5, 7], [HEIGHT, 6], [3, WIDTH], [HEIGHT, WIDTH]])
+    masks = make_scene().masks.clone()
+    for view, (height, width) in enumerate(sizes.tolist()):
+        masks[view, 2, 3] = 255
+        masks[view, height:], masks[view, :, width:] = 0, 0
+    scene = make_scene(image_sizes=sizes, masks=masks)
+    dataset = RayDataset(
+        scene, [1, 2, 3], rays_per_batch=3000, foreground_share=foreground_share, mask_margin=9, images_per_batch=3
+    )
+    spelt = (dataset.batch(0)["colors"] * 255).round().long()
+    for view in (1, 2, 3):
+        pixels = spelt[spelt[:, 0] == view][:, 1:]
+        height, width = sizes[view].tolist()
+        assert len(pixels) == 1000
+        assert pixels.amax(0).tolist() == [height - 1, width - 1]
+        counts = torch.bincount(pixels[:, 0] * width + pixels[:, 1], minlength=height * width)
+        # every pixel is as likely, since the dilated masks fill these photographs
+        assert counts.float().std() < 2.5 * counts.float().mean().sqrt()
+    batch = RayDataset(scene, [1], rays_per_batch=50).batch(0)
+    points = batch["origins"] + 2 * batch["directions"]
+    pixels, _ = project(points, scene.intrinsics[1], scene.camera_to_world[1])
+    assert torch.allclose(pixels.floor().long().float(), (batch["colors"] * 255).round()[:, [2, 1]])

@@ -20,6 +20,7 @@ def test_a_sound_scene_passes() -> None:
             "5 images but 4 cameras",
         ),
         (lambda s: {"masks": s.masks[:, 1:]}, "each image needs a mask of its own size"),
+        (lambda s: {"image_sizes": torch.tensor([[HEIGHT, WIDTH + 1]] * 5)}, "image_sizes .* a width up to 16"),
         (lambda s: {"intrinsics": with_entry(s.intrinsics, (2, 0, 0), torch.nan)}, "camera of 2.png .* not finite"),
         (lambda s: {"camera_to_world": with_entry(s.camera_to_world, (3, 0, 3), torch.inf)}, "3.png .* not finite"),
         (lambda s: {"intrinsics": with_entry(s.intrinsics, (1, 1, 1), 0.0)}, "camera of 1.png is singular"),
@@ -30,7 +31,7 @@ def test_a_sound_scene_passes() -> None:
         ),
         (lambda s: {"camera_to_world": moved(s.camera_to_world, -1.0)}, "no ray .* meets the unit sphere.*scale_mat"),
     ],
-    ids=["counts", "masks", "nan", "inf", "no focal length", "no rotation", "inside", "looking away"],
+    ids=["counts", "masks", "sizes", "nan", "inf", "no focal length", "no rotation", "inside", "looking away"],
 )
 def test_a_broken_scene_is_refused_by_name(change, message: str) -> None:
     scene = make_scene()

@@ -115,3 +115,19 @@ def test_a_broken_view_is_not_averaged_away() -> None:
 def test_renders_of_another_size_name_the_object() -> None:
     with pytest.raises(ValueError, match=r"Object 0: renders of shape \(1, 3, 12, 12\)"):
         score(images(1, 3, 12, 12), batch_of(images(2, 3, 12, 12)))
+
+
+def test_padding_never_counts() -> None:
+    target = images(2, 3, 16, 20)
+    rendered = target + 0.1
+    batch = batch_of(target.clone(), torch.ones(2, 16, 20))
+    batch["image_sizes"] = torch.tensor([[[16, 20], [12, 14]]])
+    # whatever is rendered beside the second photograph, padded or not, is as good as anything else
+    padded = rendered.clone()
+    padded[1, :, 12:], padded[1, :, :, 14:] = 0.9, 0.3
+    row = score(padded, batch)
+    assert row["psnr_db"] == pytest.approx(20, abs=0.01)
+    assert row["psnr_masked_db"] == pytest.approx(20, abs=0.01)
+    assert row["ssim"] == pytest.approx(
+        (ssim(rendered[0], target[0]) + ssim(rendered[1, :, :12, :14], target[1, :, :12, :14])) / 2
+    )
