@@ -239,7 +239,7 @@ def test_axes_through_one_point_give_that_point_exactly(rng: Generator) -> None:
     np.testing.assert_allclose(common_point(poses[:, :3, 3], poses[:, :3, 2]), CENTER, atol=1e-9)
     # also where a quarter of the cameras looks elsewhere, all to the same side
     poses = orbit(rng, 40, aim=0.0)
-    poses[:10] = poses_towards(poses[:10, :3, 3], np.tile(CENTER + [0, 0, 1.5], (10, 1)))
+    poses[:10] = poses_towards(poses[:10, :3, 3], np.tile(CENTER + np.array([0, 0, 1.5]), (10, 1)))
     np.testing.assert_allclose(common_point(poses[:, :3, 3], poses[:, :3, 2]), CENTER, atol=1e-3)
 
 
