@@ -247,7 +247,7 @@ class Photos(SceneDataModule):
     def _triangulated(self, scene: Scene) -> Path:
         """The file of points that were triangulated with these very cameras."""
         cameras = scene.normalized_to_dataset @ scene.camera_to_world.double()
-        content = json.dumps([scene.image_names, cameras.numpy().round(6).tolist()])
+        content = json.dumps([scene.image_names, cameras.numpy().round(6).tolist(), self.split(scene)[0]])
         return self.sfm_folder / f"sparse_points_{hashlib.sha256(content.encode()).hexdigest()[:8]}.npz"
 
     def _triangulate(self, scene: Scene) -> None:
@@ -256,12 +256,23 @@ class Photos(SceneDataModule):
         if path.exists():
             return
         needs_pycolmap("triangulating sparse points (for a run without them, set --model.init_args.sparse_weight=0)")
-        names = [f"{view:06d}.png" for view in range(len(scene.images))]
+        # held-out views must not teach through points either
+        views, _ = self.split(scene)
+        names = [f"{view:06d}.png" for view in views]
         with tempfile.TemporaryDirectory() as folder:
-            for view, name in enumerate(names):
+            for view, name in zip(views, names, strict=True):
                 height, width = scene.size_of(view)
                 Image.fromarray(scene.images[view, :height, :width].numpy()).save(Path(folder) / name)
-            tracks = triangulate(dataclasses.replace(scene, image_names=names), Path(folder))
+            seen = dataclasses.replace(
+                scene,
+                images=scene.images[views],
+                intrinsics=scene.intrinsics[views],
+                camera_to_world=scene.camera_to_world[views],
+                image_names=names,
+            )
+            tracks = triangulate(seen, Path(folder))
+        entries = np.stack([np.array(views)[tracks.entry_views], tracks.view_point_index], axis=-1)
+        tracks = Tracks.from_entries(tracks.points, tracks.errors, entries, len(scene.images))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.stem}.{os.getpid()}.npz")
         save_tracks(partial, tracks, scene.image_names)

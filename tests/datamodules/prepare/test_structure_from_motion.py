@@ -23,7 +23,7 @@ pytest.importorskip("pycolmap")
 
 ROOT = Path(__file__).parents[3]
 SIZE, FOCAL, NUM_VIEWS = 192, 230.0, 5
-CORNER = torch.tensor([-1.0, -1.0, -1.0])
+CORNER, TARGET, UP = torch.tensor([-1.0, -1, -1]), torch.tensor([-0.3, -0.3, -0.4]), torch.tensor([0, 0, 1.0])
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def photographed_corner() -> tuple[list[np.ndarray], np.ndarray]:
     for view in range(NUM_VIEWS):
         turn = torch.tensor(0.18 * (view - 2))
         position = torch.stack([1.6 + 0.8 * turn, 1.6 - 0.8 * turn, 1.3 + 0.4 * turn.square()])
-        pose = look_at(position, torch.tensor([-0.3, -0.3, -0.4]), torch.tensor([0, 0, 1.0]))
+        pose = look_at(position, TARGET, UP)
         origins, directions = pixel_rays(pixel_centers(SIZE, SIZE), intrinsics, pose)
         distances = (CORNER - origins) / directions
         wall = distances.where(distances > 0, torch.inf).argmin(-1)
@@ -157,6 +157,25 @@ def test_photographs_turned_by_exif_are_worked_on_upright(tmp_path: Path) -> Non
 
 def coarse(image: np.ndarray) -> torch.Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(np.array(image)).permute(2, 0, 1).float(), 8)
+
+
+def test_known_cameras_without_points_get_points_that_no_held_out_view_saw(tmp_path: Path) -> None:
+    write_corner(tmp_path / "images")
+    _, positions = photographed_corner()
+    frames = []
+    for view, position in enumerate(torch.from_numpy(positions)):
+        pose = look_at(position, TARGET, UP).double().numpy() @ np.diag([1.0, -1, -1, 1])
+        frames.append({"file_path": f"images/{view}.png", "transform_matrix": pose.tolist()})
+    content = {"fl_x": FOCAL, "sphere_center": [-0.5, -0.5, -0.5], "sphere_radius": 2.0, "frames": frames}
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    data = Photos(str(tmp_path), reads={"rays", "sparse_points"}, held_out=[4])
+    data.prepare_data()
+    data.setup()
+    points = data.scene.sparse_points
+    on_wall = (points.points * 2 - 0.5 + 1).abs().amin(-1)
+    assert len(points.points) > 30
+    assert on_wall.median() < 0.02
+    assert points.view_offsets[5] == points.view_offsets[4] > points.view_offsets[3]
 
 
 def test_photographs_that_share_nothing_are_refused_with_advice(tmp_path: Path) -> None:
