@@ -26,10 +26,11 @@ from datamodules.dtu_layouts import (
     masks_of_alpha,
     read_sized_masks,
 )
+from datamodules.normalization import normalization_from_cameras_and_points
 from datamodules.photographs import read_images
 from datamodules.scene import Scene, SceneDataModule, SparsePoints
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
-from datamodules.sparse_points import PYCOLMAP, clean_sparse_points, read_tracks
+from datamodules.sparse_points import PYCOLMAP, filter_points, read_tracks
 from ops.cameras import decompose_projection
 from ops.types import Observation
 
@@ -94,7 +95,7 @@ class DTU(SceneDataModule):
             return None
         if path.is_dir() and not PYCOLMAP and "sparse_points" not in self.reads:
             return None  # they would only be measured with
-        points = clean_sparse_points(read_tracks(path, scene), scene)
+        points = filter_points(read_tracks(path, scene), scene)
         if len(points.points) == 0:
             raise ValueError(f"{scene.name}: none of the sparse points of {path} lies on the object")
         return points
@@ -253,8 +254,6 @@ def normalization(
     if masks is not None:
         center, radius = sphere_of_masks(masks, intrinsics, poses, f"DTU {name}")
         return torch.from_numpy(similarity_to_sphere(center, radius / MASK_FILL))
-    from datamodules.normalization import normalization_from_cameras_and_points
-
     sizes = np.tile(size, (len(poses), 1))
     return torch.from_numpy(normalization_from_cameras_and_points(poses.numpy(), intrinsics.numpy(), sizes, None))
 

@@ -35,7 +35,7 @@ from datamodules.prepare.meshes import read_mesh
 from datamodules.prepare.omniobject3d import FOLDER, prepare_scans
 from datamodules.scene import Scene, SceneDataModule
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
-from datamodules.sparse_points import PYCOLMAP, clean_sparse_points, read_tracks
+from datamodules.sparse_points import PYCOLMAP, filter_points, read_tracks
 from datamodules.splits import split_of_file
 from ops.meshes import sample_surface
 from ops.types import Shape
@@ -201,7 +201,7 @@ class OmniObject3DScene(SceneDataModule):
         model = sparse_model(folder)
         if model is None or not (PYCOLMAP or "sparse_points" in self.reads):
             return scene
-        return dataclasses.replace(scene, sparse_points=clean_sparse_points(read_tracks(model, scene), scene))
+        return dataclasses.replace(scene, sparse_points=filter_points(read_tracks(model, scene), scene))
 
     def _found(self) -> FoundObject:
         objects = find_objects(self.root)

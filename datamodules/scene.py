@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import DataModule
+from datamodules.normalization import check_similarity
+from datamodules.preflight import advice_on_poses, check_before_training
 from datamodules.rays import RayDataset
 from ops.cameras import pixel_centers, pixel_rays, project
 from ops.types import ObjectBatch, Observation, RayBatch
@@ -26,11 +29,14 @@ class SparsePoints:
         points: (P, 3) float32, normalised frame.
         view_offsets: (V + 1,) int64.
         view_point_index: (K,) int64; photograph v saw points ``view_point_index[view_offsets[v]:view_offsets[v + 1]]``.
+        all_points: (Q, 3) float32, these and the well measured ones outside the unit sphere or beside the object, for
+            the check before training; ``None`` where they are not known.
     """
 
     points: Tensor
     view_offsets: Tensor
     view_point_index: Tensor
+    all_points: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Scene:
         observation: what the dataset's protocol knows beside the truth; ``None`` where there is no protocol.
         depth: (V, H, W) float32, true distance along the ray of each pixel's centre, infinite past the object;
             ``None`` where unknown.
+        inside_out: the cameras stand inside what is reconstructed, as in a room.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Scene:
     surface_normals: Tensor | None = None
     observation: Observation | None = None
     depth: Tensor | None = None
+    inside_out: bool = False
 
     @property
     def keys(self) -> frozenset[str]:
@@ -83,8 +91,8 @@ def check_scene(scene: Scene) -> None:
     """Refuse a scene that would train for hours towards nothing.
 
     Raises:
-        ValueError: counts or sizes differ, a camera is no camera, all cameras are inside the unit sphere, or no ray
-            of any photograph meets it.
+        ValueError: counts or sizes differ, a camera is no camera, all cameras are inside the unit sphere of a scene
+            that is not ``inside_out``, or no ray of any photograph meets it.
     """
     num_views, height, width = scene.images.shape[:3]
     if not num_views == len(scene.intrinsics) == len(scene.camera_to_world):
@@ -107,17 +115,18 @@ def check_scene(scene: Scene) -> None:
                 f"{intrinsics[1, 1]:.6g}, rotation of determinant {torch.linalg.det(pose[:3, :3]):.6g} (expected 1)"
             )
     distances = scene.camera_to_world[:, :3, 3].norm(dim=-1)
-    if (distances < 1).all():
+    if (distances < 1).all() and not scene.inside_out:
         raise ValueError(
             f"{scene.name}: all {num_views} cameras are inside the unit sphere, at most {distances.max():.3g} from its "
             "centre; an object must be seen from outside. Check the normalisation (scale_mat); scenes that are "
-            "photographed from inside, rooms for instance, are not supported by this dataset"
+            "photographed from inside, rooms for instance, need inside_out, in a dataset that has it and in the model"
+            f"{advice_on_poses(scene)}"
         )
     if not any(_sees_unit_sphere(scene, view) for view in range(num_views)):
         raise ValueError(
             f"{scene.name}: no ray of any photograph meets the unit sphere, in which the object must lie; its centre "
             f"is {distances.min():.3g} to {distances.max():.3g} from the cameras. Check the normalisation (scale_mat) "
-            "and the direction of the poses (camera to world, z forward)"
+            f"and the direction of the poses (camera to world, z forward){advice_on_poses(scene)}"
         )
 
 
@@ -216,6 +225,7 @@ class SceneDataModule(DataModule):
         self.scene: Scene | None = None
         self.train_views: list[int] = []
         self.held_out_views: list[int] = []
+        self._trained_similarity: list[list[float]] | None = None
 
     @abstractmethod
     def load_scene(self) -> Scene:
@@ -225,7 +235,8 @@ class SceneDataModule(DataModule):
         """Load the scene, check it, and split its views.
 
         Raises:
-            ValueError: the scene is broken, or lacks what the method reads.
+            ValueError: the scene is broken, lacks what the method reads, is of another frame than the checkpoint's,
+                or nothing could be learnt from it.
         """
         if self.scene is not None:
             return
@@ -236,6 +247,36 @@ class SceneDataModule(DataModule):
         self.train_views, self.held_out_views = split_views(scene.name, len(scene.images), self.held_out)
         self._check_sampling(scene)
         self.scene = scene
+        self._check_similarity()
+        if stage == "fit":
+            check_before_training(scene, self._run_folder(), self.train_views)
+
+    def _run_folder(self) -> Path | None:
+        """Where this process may write: the run's folder on the first one; every rank has to ask."""
+        if self.trainer is None or not self.trainer.loggers or self.trainer.fast_dev_run:
+            return None
+        folder = self.trainer.log_dir
+        return Path(folder) if folder and self.trainer.is_global_zero else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream of batches stands, and the similarity that the weights were trained under."""
+        similarity = None if self.scene is None else self.scene.normalized_to_dataset.tolist()
+        return super().state_dict() | ({} if similarity is None else {"normalized_to_dataset": similarity})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a saved run stood.
+
+        Raises:
+            ValueError: it was trained under another similarity.
+        """
+        super().load_state_dict(state_dict)
+        self._trained_similarity = state_dict.get("normalized_to_dataset")
+        self._check_similarity()
+
+    def _check_similarity(self) -> None:
+        # Lightning sets up before it loads a checkpoint, others may do it the other way round
+        if self.scene is not None and self._trained_similarity is not None:
+            check_similarity(self.scene.name, self._trained_similarity, self.scene.normalized_to_dataset.tolist())
 
     def _check_sampling(self, scene: Scene) -> None:
         if self.images_per_batch is not None and not 1 <= self.images_per_batch <= len(self.train_views):

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.spatial
 import torch
 from lightning_utilities.core.imports import RequirementCache
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from datamodules.scene import Scene, SparsePoints
 from ops.cameras import project
@@ -18,12 +20,29 @@ MAX_REPROJECTION_ERROR = 1.0
 
 
 @dataclass(frozen=True)
+class PointFilter:
+    """Which triangulated points are kept, beside being inside the unit sphere.
+
+    Args:
+        min_track_length: Least number of photographs that saw the point.
+        max_error: Largest mean reprojection error, pixels of the photographs that it was triangulated from.
+        min_mask_share: On more than this share of the masks of these photographs it must lie, where there are masks.
+        outlier_deviations: How many standard deviations above the median its distance to its neighbours may be.
+    """
+
+    min_track_length: int = MIN_TRACK_LENGTH
+    max_error: float = MAX_REPROJECTION_ERROR
+    min_mask_share: float = 0.5
+    outlier_deviations: float = 4.0
+
+
+@dataclass(frozen=True)
 class Tracks:
     """Triangulated points as a structure-from-motion program leaves them.
 
     Attributes:
         points: (P, 3) float64, in whatever frame.
-        errors: (P,) mean reprojection error, pixels.
+        errors: (P,) mean reprojection error, pixels; NaN where it is not known.
         view_offsets: (V + 1,) int64.
         view_point_index: (K,) int64; photograph v saw points ``view_point_index[view_offsets[v]:view_offsets[v + 1]]``.
     """
@@ -80,7 +99,8 @@ def save_tracks(path: Path, tracks: Tracks, image_names: list[str]) -> None:
 def read_tracks(path: Path, scene: Scene) -> Tracks:
     """Read an ``.npz`` of ``save_tracks``, a COLMAP model's folder or an ``.npy`` of bare points.
 
-    Bare points, (P, 3) in the normalised frame as Geo-NeuS keeps them, count as seen in every photograph.
+    Bare points, (P, 3) in the normalised frame as Geo-NeuS keeps them, count as seen in every photograph, and their
+    errors are not known.
 
     Returns:
         Points in the normalised frame.
@@ -100,10 +120,12 @@ def read_tracks(path: Path, scene: Scene) -> Tracks:
     if isinstance(loaded, np.ndarray):
         return _from_bare_points(loaded, path, len(scene.images))
     with loaded as file:
-        missing = {"points", "frame", "errors", "view_offsets", "view_point_index"} - set(file.files)
+        missing = {"points", "frame", "view_offsets", "view_point_index"} - set(file.files)
         if missing:
             raise ValueError(f"{path} lacks {sorted(missing)}; write it with python -m datamodules.prepare.triangulate")
-        tracks = Tracks(*(file[name] for name in ("points", "errors", "view_offsets", "view_point_index")))
+        points, view_offsets, view_point_index = (file[name] for name in ("points", "view_offsets", "view_point_index"))
+        errors = file["errors"] if "errors" in file.files else np.full(len(points), np.nan)
+        tracks = Tracks(points, errors, view_offsets, view_point_index)
         frame = str(file["frame"])
     if len(tracks.view_offsets) - 1 != len(scene.images):
         raise ValueError(
@@ -120,7 +142,8 @@ def _from_bare_points(points: np.ndarray, path: Path, num_views: int) -> Tracks:
             f"{path} holds {points.dtype} of shape {points.shape}, expected (P, 3) points in the normalised frame"
         )
     everywhere = np.stack(np.meshgrid(np.arange(num_views), np.arange(len(points)), indexing="ij"), axis=-1)
-    return Tracks.from_entries(points[:, :3].astype(np.float64), np.zeros(len(points)), everywhere, num_views)
+    unknown = np.full(len(points), np.nan)
+    return Tracks.from_entries(points[:, :3].astype(np.float64), unknown, everywhere, num_views)
 
 
 def _moved(tracks: Tracks, matrix: np.ndarray) -> Tracks:
@@ -162,7 +185,8 @@ def _read_colmap(folder: Path, scene: Scene) -> Tracks:
         if element.image_id in view_of_id
     ]
     xyz = np.array([point.xyz for point in points]).reshape(-1, 3)
-    errors = np.array([point.error for point in points])
+    errors = np.array([point.error for point in points], dtype=np.float64)
+    errors[errors < 0] = np.nan  # COLMAP's word for not computed
     entries_array = np.array(entries, dtype=np.int64).reshape(-1, 2)
     return _moved(Tracks.from_entries(xyz, errors, entries_array, len(scene.images)), to_normalized)
 
@@ -187,30 +211,79 @@ def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def clean_sparse_points(tracks: Tracks, scene: Scene) -> SparsePoints:
-    """Keep what is well measured and of the object.
+def filter_points(tracks: Tracks, scene: Scene, settings: PointFilter = PointFilter()) -> SparsePoints:
+    """Keep what is well measured and of the object, and say in one line of the log what was dropped and why.
 
     Args:
         tracks: in the normalised frame.
         scene: whose.
+        settings: what counts as well measured and of the object.
 
     Returns:
-        Points seen in at least three photographs, at most one pixel off on average, inside the unit sphere and, where
-        there are masks, on the foreground in most of the photographs that saw them.
+        The points that pass every criterion, and who saw them.
     """
-    good = (tracks.lengths >= MIN_TRACK_LENGTH) & (tracks.errors <= MAX_REPROJECTION_ERROR)
-    tracks = tracks.select(good & (np.linalg.norm(tracks.points, axis=1) < 1))
-    if scene.masks is not None:
-        height, width = scene.masks.shape[1:]
-        votes = np.zeros(len(tracks.points))
-        for view, mask in enumerate(scene.masks):
-            seen = tracks.view_point_index[tracks.view_offsets[view] : tracks.view_offsets[view + 1]]
-            points = torch.from_numpy(tracks.points[seen]).float()
-            x, y = project(points, scene.intrinsics[view], scene.camera_to_world[view])[0].floor().long().T
-            votes[seen] += (mask[y.clamp(0, height - 1), x.clamp(0, width - 1)] > 127).numpy()
-        tracks = tracks.select(votes > tracks.lengths / 2)
+    num_found, dropped, skipped = len(tracks.points), [], []
+    # two photographs see no point three times
+    shortest = min(settings.min_track_length, len(scene.images))
+    measured = np.isfinite(tracks.errors)
+    if not measured.all():
+        skipped.append(f"{(~measured).sum()} have no reprojection error to judge by")
+    criteria = [
+        (f"seen in fewer than {shortest} photographs", lambda t: t.lengths >= shortest),
+        (f"more than {settings.max_error:g} px off", lambda t: ~(t.errors > settings.max_error)),
+        ("outside the sphere", lambda t: np.linalg.norm(t.points, axis=1) < 1),
+        ("beside the masks", lambda t: mask_shares(t, scene) > settings.min_mask_share),
+        ("far from all others", lambda t: ~is_outlier(t.points, settings.outlier_deviations)),
+    ]
+    if scene.masks is None:
+        del criteria[3]
+    all_points = None
+    for number, (reason, passes) in enumerate(criteria):
+        keep = passes(tracks)
+        dropped += [f"{(~keep).sum()} {reason}"] if not keep.all() else []
+        tracks = tracks.select(keep)
+        if number == 1:
+            all_points = tracks.points
+    what = "; ".join([*([f"dropped {', '.join(dropped)}"] if dropped else []), *skipped])
+    rank_zero_info(f"{scene.name}: {len(tracks.points)} of {num_found} sparse points kept{what and '; '}{what}")
     return SparsePoints(
         torch.from_numpy(tracks.points).float(),
         torch.from_numpy(tracks.view_offsets),
         torch.from_numpy(tracks.view_point_index),
+        torch.from_numpy(all_points).float(),
     )
+
+
+def mask_shares(tracks: Tracks, scene: Scene) -> np.ndarray:
+    """(P,) share of the photographs that saw each point on whose masks it falls."""
+    height, width = scene.masks.shape[1:]
+    votes = np.zeros(len(tracks.points))
+    for view, mask in enumerate(scene.masks):
+        seen = tracks.view_point_index[tracks.view_offsets[view] : tracks.view_offsets[view + 1]]
+        points = torch.from_numpy(tracks.points[seen]).float()
+        x, y = project(points, scene.intrinsics[view], scene.camera_to_world[view])[0].floor().long().T
+        votes[seen] += (mask[y.clamp(0, height - 1), x.clamp(0, width - 1)] > 127).numpy()
+    return votes / np.maximum(tracks.lengths, 1)
+
+
+def is_outlier(points: np.ndarray, deviations: float, num_neighbors: int = 8) -> np.ndarray:
+    """Which points have their neighbours much farther off than most points have.
+
+    Statistical outlier removal (Rusu et al., Towards 3D point cloud based object maps, RAS 56(11), 2008), but for
+    median and median deviation of the logarithms, since sparse points are dense on texture and thin elsewhere.
+
+    Args:
+        points: (P, 3).
+        deviations: standard deviations, estimated from the median one, above the median that are too far.
+        num_neighbors: nearest points whose mean distance is taken; with fewer points than that, none is an outlier.
+
+    Returns:
+        (P,) bool.
+    """
+    if len(points) <= num_neighbors:
+        return np.zeros(len(points), dtype=bool)
+    distances = scipy.spatial.KDTree(points).query(points, k=num_neighbors + 1)[0][:, 1:].mean(axis=1)
+    logs = np.log(np.maximum(distances, 1e-12))
+    excess = logs - np.median(logs)
+    # of points on a lattice the deviation is 0, and rounding is no outlier
+    return excess > max(deviations * 1.4826 * np.median(abs(excess)), np.log(2))

@@ -7,7 +7,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from tests.datamodules.toy import ToyData
+from datamodules.scene import Scene
+from tests.datamodules.toy import ToyData, make_scene
 
 
 class Recorder(LightningModule):
@@ -27,7 +28,14 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(folder: Path, checkpoint: Path | None = None, *, num_workers: int = 0, **arguments: object) -> list[Tensor]:
+def train(
+    folder: Path,
+    checkpoint: Path | None = None,
+    *,
+    num_workers: int = 0,
+    toy: Scene | None = None,
+    **arguments: object,
+) -> list[Tensor]:
     recorder = Recorder()
     saver = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = Trainer(
@@ -40,7 +48,7 @@ def train(folder: Path, checkpoint: Path | None = None, *, num_workers: int = 0,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = ToyData(num_workers=num_workers, images_per_batch=2, rays_per_batch=8)
+        data = ToyData(toy, num_workers=num_workers, images_per_batch=2, rays_per_batch=8)
         trainer.fit(recorder, data, ckpt_path=checkpoint, weights_only=True)
     return recorder.seen
 
@@ -74,5 +82,29 @@ def test_the_state_is_a_number_of_batches_and_moves_the_stream() -> None:
     batches = [next(stream) for _ in range(3)]
     again.load_state_dict({"batches_trained": 2})
     again.setup()
-    assert again.state_dict() == {"batches_trained": 2}
+    assert again.state_dict() == {"batches_trained": 2, "normalized_to_dataset": torch.eye(4).tolist()}
     assert torch.equal(next(iter(again.train_dataloader()))["origins"], batches[2]["origins"])
+
+
+def test_a_resumed_run_refuses_data_of_another_similarity_and_names_both(tmp_path: Path) -> None:
+    train(tmp_path, max_steps=1)
+    saved = torch.load(tmp_path / "step=1.ckpt", weights_only=True)["ToyData"]
+    assert saved["normalized_to_dataset"] == torch.eye(4).tolist()
+    moved = torch.tensor([[2.0, 0, 0, 5], [0, 2, 0, 0], [0, 0, 2, -1], [0, 0, 0, 1]], dtype=torch.float64)
+    message = r"sphere of radius 1 about \(0, 0, 0\), but the data now gives radius 2 about \(5, 0, -1\).*train anew"
+    with pytest.raises(ValueError, match=f"toy: the checkpoint was trained in the {message}"):
+        train(tmp_path / "moved", tmp_path / "step=1.ckpt", toy=make_scene(normalized_to_dataset=moved), max_steps=2)
+    # whichever of checkpoint and scene is loaded first
+    data = ToyData(make_scene(normalized_to_dataset=moved))
+    data.load_state_dict(saved)
+    with pytest.raises(ValueError, match=message):
+        data.setup("test")
+
+
+def test_rounding_of_the_similarity_is_no_other_frame_and_old_checkpoints_have_none() -> None:
+    scene = make_scene(normalized_to_dataset=torch.eye(4, dtype=torch.float64) * (1 + 1e-6))
+    for saved in ({"batches_trained": 3, "normalized_to_dataset": torch.eye(4).tolist()}, {"batches_trained": 3}):
+        data = ToyData(scene)
+        data.load_state_dict(saved)
+        data.setup()
+        assert data.batches_trained() == 3

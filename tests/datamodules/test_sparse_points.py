@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,18 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from datamodules.rays import RayDataset
 from datamodules.scene import Scene
-from datamodules.sparse_points import Tracks, clean_sparse_points, read_tracks, save_tracks, similarity_between
+from datamodules.sparse_points import (
+    PointFilter,
+    Tracks,
+    filter_points,
+    is_outlier,
+    mask_shares,
+    read_tracks,
+    save_tracks,
+    similarity_between,
+)
 from ops.cameras import project
 from tests.datamodules.toy import make_scene
 
@@ -45,11 +56,112 @@ def test_selection_renumbers_points_and_keeps_who_saw_them() -> None:
 
 
 def test_only_well_measured_points_of_the_object_stay() -> None:
-    cleaned = clean_sparse_points(toy_tracks(), toy_scene())
+    cleaned = filter_points(toy_tracks(), toy_scene())
     assert torch.allclose(cleaned.points, torch.tensor([[0.05, 0, 0], [0, 0.02, 0]]))
     assert cleaned.view_offsets.tolist() == [0, 1, 2, 3, 4, 6]
-    without_masks = clean_sparse_points(toy_tracks(), dataclasses.replace(toy_scene(), masks=None))
+    without_masks = filter_points(toy_tracks(), dataclasses.replace(toy_scene(), masks=None))
     assert torch.allclose(without_masks.points[:, 2], torch.tensor([0, 0.9, 0]))
+
+
+@pytest.mark.parametrize(
+    ("number", "setting", "reason"),
+    [
+        (1, {"min_track_length": 2}, "seen in fewer than 3 photographs"),
+        (2, {"max_error": 5.0}, "more than 1 px off"),
+        (4, {"min_mask_share": -1.0}, "beside the masks"),
+    ],
+)
+def test_each_criterion_alone_decides_over_its_point(number: int, setting: dict, reason: str, caplog) -> None:
+    tracks, scene = toy_tracks(), toy_scene()
+    with caplog.at_level(logging.INFO):
+        assert len(filter_points(tracks, scene).points) == 2
+    assert f"1 {reason}" in caplog.text
+    kept = filter_points(tracks, scene, PointFilter(**setting)).points
+    assert len(kept) == 3
+    assert (kept == torch.from_numpy(tracks.points[number]).float()).all(dim=1).any()
+
+
+def test_nothing_outside_the_sphere_is_kept_but_the_check_before_training_knows_of_it() -> None:
+    anything = PointFilter(min_track_length=0, max_error=100, min_mask_share=-1, outlier_deviations=100)
+    filtered = filter_points(toy_tracks(), toy_scene(), anything)
+    assert len(filtered.points) == 5
+    assert filtered.points.norm(dim=1).max() < 1
+    assert torch.equal(filtered.all_points, torch.from_numpy(toy_tracks().points).float())
+    # what is badly measured is no evidence of anything
+    assert filter_points(toy_tracks(), toy_scene()).all_points.norm(dim=1).tolist() == pytest.approx(
+        [0.05, 1.2, 0.9, 0.02]
+    )
+
+
+def test_one_line_says_what_was_kept_and_what_dropped_and_why(caplog) -> None:
+    with caplog.at_level(logging.INFO):
+        filter_points(toy_tracks(), toy_scene())
+    assert [record.message for record in caplog.records] == [
+        "toy: 2 of 6 sparse points kept; dropped 1 seen in fewer than 3 photographs, 1 more than 1 px off, 1 outside "
+        "the sphere, 1 beside the masks"
+    ]
+
+
+def test_points_without_a_reprojection_error_are_not_judged_by_it_and_that_is_said(caplog) -> None:
+    tracks = dataclasses.replace(toy_tracks(), errors=np.array([np.nan, 0.1, np.nan, 0.1, 0.1, 3.0]))
+    with caplog.at_level(logging.INFO):
+        kept = filter_points(tracks, toy_scene()).points
+    assert torch.equal(kept, torch.tensor([[0.05, 0, 0], [0, 0, 0]]))
+    assert "; 2 have no reprojection error to judge by" in caplog.text
+
+
+def test_of_two_photographs_no_point_needs_to_be_seen_in_three() -> None:
+    scene = dataclasses.replace(toy_scene(), **{
+        name: getattr(toy_scene(), name)[:2] for name in ("images", "intrinsics", "camera_to_world", "masks")
+    })  # fmt: skip
+    tracks = Tracks.from_entries(np.zeros((1, 3)), np.zeros(1), np.array([[0, 0], [1, 0]]), 2)
+    assert len(filter_points(tracks, scene).points) == 1
+
+
+def test_a_point_far_from_all_others_is_an_outlier_at_any_scale() -> None:
+    rng = np.random.default_rng(0)
+    cluster = rng.uniform(-1, 1, size=(500, 3)) * np.array([1.0, 1.0, 0.01])
+    points = np.concatenate([cluster, [[0, 0, 8.0], [0, 9.0, 1.0]]])
+    for scale in (1e-3, 1, 1e3):
+        found = is_outlier(points * scale, deviations=4.0)
+        assert found[-2:].all()
+        assert found[:-2].mean() < 0.01
+    assert not is_outlier(points, deviations=100.0).any()
+    assert not is_outlier(rng.normal(size=(8, 3)), deviations=4.0).any()  # too few to tell
+    grid = np.stack(np.meshgrid(*[np.arange(6.0)] * 3), axis=-1).reshape(-1, 3)
+    assert not is_outlier(grid, deviations=4.0).any()
+
+
+def test_the_share_of_masks_is_that_of_the_photographs_that_saw_the_point() -> None:
+    scene = toy_scene()
+    scene.masks[2:] = 0
+    assert mask_shares(toy_tracks(), scene)[[0, 1, 5]].tolist() == pytest.approx([2 / 3, 1 / 2, 0])
+
+
+@pytest.mark.parametrize("images_per_batch", [1, 2, None])
+def test_a_batchs_points_were_all_seen_in_the_photographs_of_its_rays(images_per_batch: int | None) -> None:
+    rng = np.random.default_rng(0)
+    # every point has a place of its own, so that the batch tells which it is
+    points = 0.1 * rng.uniform(-1, 1, size=(200, 3))
+    saw = rng.random((5, 200)) < 0.3
+    errors = rng.uniform(0, 1.5, size=200)
+    tracks = Tracks.from_entries(points, errors, np.argwhere(saw), 5)
+    scene = dataclasses.replace(make_scene(), masks=None)
+    scene = dataclasses.replace(scene, sparse_points=filter_points(tracks, scene))
+    kept = (saw.sum(axis=0) >= 3) & (errors <= 1)
+    assert 0 < len(scene.sparse_points.points) <= kept.sum()
+    dataset = RayDataset(scene, [0, 1, 3, 4], {"rays", "sparse_points"}, rays_per_batch=7, sparse_points_per_batch=20,
+                         images_per_batch=images_per_batch)  # fmt: skip
+    drawn = set()
+    for index in range(30):
+        batch = dataset.batch(index)
+        views = batch["image_index"].unique().tolist()
+        for point in batch["sparse_points"]:
+            number = int(abs(torch.from_numpy(points).float() - point).sum(dim=1).argmin())
+            assert kept[number]
+            assert saw[views, number].any()
+            drawn.add(number)
+    assert len(drawn) > 20
 
 
 def test_saved_points_come_back_in_the_normalised_frame(tmp_path: Path) -> None:
@@ -67,8 +179,17 @@ def test_points_of_another_scene_or_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is of 5 photographs, toy has 4"):
         read_tracks(tmp_path / "sparse_points.npz", make_scene(num_views=4))
     np.savez(tmp_path / "other.npz", points=np.zeros((3, 3)))
-    with pytest.raises(ValueError, match=r"other\.npz lacks \['errors', 'frame', .*prepare.triangulate"):
+    with pytest.raises(ValueError, match=r"other\.npz lacks \['frame', .*prepare.triangulate"):
         read_tracks(tmp_path / "other.npz", toy_scene())
+
+
+def test_a_file_without_errors_is_read_as_one_that_does_not_know_them(tmp_path: Path) -> None:
+    tracks = toy_tracks()
+    np.savez(tmp_path / "points.npz", points=tracks.points, frame="normalized", view_offsets=tracks.view_offsets,
+             view_point_index=tracks.view_point_index)  # fmt: skip
+    read = read_tracks(tmp_path / "points.npz", toy_scene())
+    assert np.isnan(read.errors).all()
+    np.testing.assert_array_equal(read.points, tracks.points)
 
 
 def test_bare_points_count_as_seen_in_every_photograph(tmp_path: Path) -> None:
@@ -76,7 +197,7 @@ def test_bare_points_count_as_seen_in_every_photograph(tmp_path: Path) -> None:
     np.save(tmp_path / "points.npy", points)
     tracks = read_tracks(tmp_path / "points.npy", toy_scene())
     assert tracks.lengths.tolist() == [5, 5, 5]
-    cleaned = clean_sparse_points(tracks, toy_scene())
+    cleaned = filter_points(tracks, toy_scene())
     assert torch.equal(cleaned.points, torch.from_numpy(points[:2]))  # the third is outside the sphere
     assert cleaned.view_offsets.tolist() == [0, 2, 4, 6, 8, 10]
 
