@@ -42,6 +42,7 @@ DATASETS: dict[str, Readers] = {
     "DTU": Readers("datamodules.dtu.DTU", "datamodules.dtu_objects.DTUObjects"),
     "own pictures": Readers(None, "datamodules.image_folder.ImageFolder"),
 }
+"""A dataset more is a line here, and one in ``settings_of`` of its test; a method likewise."""
 PREDICT_ONLY = {"datamodules.image_folder.ImageFolder"}
 
 

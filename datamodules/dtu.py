@@ -26,6 +26,7 @@ from datamodules.dtu_layouts import (
     masks_of_alpha,
     read_sized_masks,
 )
+from datamodules.normalization import normalization_from_cameras_and_points
 from datamodules.photographs import read_images
 from datamodules.scene import Scene, SceneDataModule, SparsePoints
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
@@ -253,8 +254,6 @@ def normalization(
     if masks is not None:
         center, radius = sphere_of_masks(masks, intrinsics, poses, f"DTU {name}")
         return torch.from_numpy(similarity_to_sphere(center, radius / MASK_FILL))
-    from datamodules.normalization import normalization_from_cameras_and_points
-
     sizes = np.tile(size, (len(poses), 1))
     return torch.from_numpy(normalization_from_cameras_and_points(poses.numpy(), intrinsics.numpy(), sizes, None))
 
