@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,8 @@ class Export:
             a face. Its colours are the method's colour field's, or else the vertex colours'.
         texture_size: longest edge of the texture, about, texels.
         turntable: kind of the animated picture of the turning shape; null makes none.
+        turntable_frames: pictures in one turn.
+        turntable_size: edge of the picture, pixels.
         largest_only: whether only the part with the most faces is written.
         crop_to_hull: whether what lies outside of the masks of the photographs is cut off.
         hull_margin: radius by which the masks are grown before, pixels.
@@ -62,6 +64,8 @@ class Export:
     texture: bool = False
     texture_size: int = 2048
     turntable: Literal["webp", "gif"] | None = None
+    turntable_frames: int = 48
+    turntable_size: int = 400
     largest_only: bool = False
     crop_to_hull: bool = False
     hull_margin: int = 2
@@ -100,7 +104,8 @@ class Export:
             if kind != "ply":
                 written |= file_contents(shape if unwrapped is None else unwrapped, kind, stem.name)
         if self.turntable is not None:
-            frames = turntable_frames(shape, torch.tensor([0.0, 1.0, 0.0]) if up is None else up)
+            up = torch.tensor([0.0, 1.0, 0.0]) if up is None else up
+            frames = turntable_frames(shape, up, num_frames=self.turntable_frames, size=self.turntable_size)
             written[f"_turntable.{self.turntable}"] = animation_bytes(frames, self.turntable)
         return _written(stem, written)
 
@@ -240,7 +245,8 @@ def main(args: list[str] | None = None) -> list[Path]:
     parser.add_argument("--up", type=Literal[tuple(AXES)], default="y", help="axis that the turntable turns about")
     parser.add_class_arguments(Export, skip={"crop_to_hull", "hull_margin", "voxels"})
     given = parser.parse_args(args)
-    export = Export(given.formats, given.texture, given.texture_size, given.turntable, given.largest_only)
+    options = {one.name: given[one.name] for one in fields(Export) if one.name in given}
+    export = Export(**options)
     # before the parts are told: files repeat a vertex for every block, face or texture coordinate
     shape = export.prepared(merge_vertices(read_shape(given.mesh)), {}, 0)
     if shape.is_empty:
