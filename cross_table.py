@@ -40,6 +40,7 @@ DATASETS: dict[str, Readers] = {
     "ShapeNet": Readers("datamodules.one_object.OneObject", "datamodules.shapenet.ShapeNet"),
     "OmniObject3D": Readers("datamodules.omniobject3d.OmniObject3DScene", "datamodules.omniobject3d.OmniObject3D"),
     "DTU": Readers("datamodules.dtu.DTU", "datamodules.dtu_objects.DTUObjects"),
+    "photos": Readers("datamodules.photos.Photos", None),
     "own pictures": Readers(None, "datamodules.image_folder.ImageFolder"),
 }
 """A dataset more is a line here, and one in ``settings_of`` of its test; a method likewise."""

@@ -4,13 +4,13 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import LightningDataModule
 
-_SCENES = ("DTU", "OmniObject3DScene", "OneObject", "SyntheticScene")
+_SCENES = ("DTU", "OmniObject3DScene", "OneObject", "Photos", "SyntheticScene")
 _SOLIDS = ("OmniObject3D", "ShapeNet", "SyntheticObjects")
 _OBJECTS = ("DTUObjects", *_SOLIDS)
 DATASETS_WITH: dict[str, tuple[str, ...]] = {
     "rays": _SCENES,
     "ray_masks": _SCENES,
-    "sparse_points": ("DTU", "OmniObject3DScene"),
+    "sparse_points": ("DTU", "OmniObject3DScene", "Photos"),
     "source_images": _SCENES,
     "images": (*_SCENES, *_OBJECTS, "ImageFolder"),
     "masks": (*_SCENES, *_OBJECTS, "ImageFolder"),
@@ -20,7 +20,7 @@ DATASETS_WITH: dict[str, tuple[str, ...]] = {
     "voxels": _SOLIDS,
     "query_points": _SOLIDS,
     "query_occupancy": _SOLIDS,
-    "surface_points": (*_SCENES, *_OBJECTS),
+    "surface_points": ("DTU", "OmniObject3DScene", "OneObject", "SyntheticScene", *_OBJECTS),
     "surface_normals": ("OmniObject3DScene", "OneObject", "SyntheticScene", *_SOLIDS),
     "normalized_to_dataset": (*_SCENES, *_OBJECTS, "ImageFolder"),
     "observations": _SCENES,

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from datamodules.shapenet import ShapeNet
 from datamodules.synthetic import SyntheticScene
 from methods.imnet import IMNetAutoencoder
 from tests.datamodules.toy_objects import small_objects
+from tests.datamodules.toy_photos import write_scene
 
 README = Path(__file__).parents[1] / "README.md"
 MARKERS = re.compile(r"<!-- cross table: [^>]*-->\n(.*?)\n<!-- end of cross table -->", re.DOTALL)
@@ -65,6 +67,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "official/Points/stl").mkdir(parents=True)
     for scan in ("024", "037"):
         trimesh.PointCloud(points.numpy()).export(folder / f"official/Points/stl/stl{scan}_total.ply")
+    if find_spec("pycolmap"):
+        write_scene(scene.scene, folder / "photos")
+        (folder / "photos/masks").mkdir()
+        for view, mask in enumerate(scene.scene.masks):
+            Image.fromarray(mask.numpy()).save(folder / f"photos/masks/{view:04d}.png")
     write_r2n2(small_objects(("chair",), 1, num_views=24, picture_size=137), folder / "r2n2")
     objects = small_objects(("chair",), 10, num_views=2, picture_size=40, num_points=100)
     write_onet(objects, folder / "onet")
@@ -87,6 +94,9 @@ def settings_of(reader: str, method: str, place: Path) -> dict[str, object]:
     if reader == "datamodules.synthetic.SyntheticScene":
         made = {"num_views": 6, "image_size": 32, "num_surface_points": 500}
         return {"root": str(place / "synthetic"), **made, **FEW_RAYS}
+    if reader == "datamodules.photos.Photos":
+        pytest.importorskip("pycolmap")
+        return {"root": str(place / "photos"), **FEW_RAYS}
     if reader == "datamodules.dtu.DTU":
         return {"root": str(place / "dtu"), "scan": 24, **FEW_RAYS}
     image_size = SIZES[METHODS[method][0]].get("image_size", 32)
