@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from statistics import fmean
 
-from callbacks.score import FACTS
+from metrics.record import FACTS
 
 SCORES = ("voxel_iou_chosen", "volume_iou", "chamfer_l1", "f_score_1pct", "f_score_2pct", "psnr_db")
 """Columns that are shown where none are asked for and some run has them."""
