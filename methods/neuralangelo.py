@@ -496,23 +496,24 @@ class Neuralangelo(Method):
     @torch.no_grad()
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:
         """The zero level set inside the unit sphere, coloured as seen along its normals; one scene, so one shape."""
-        step, levels = self.step, self.active_levels(self.step)
-
-        def color_of(points: Tensor) -> Tensor:
-            _, gradient, _, feature = self._surface(points, step)
-            normals = F.normalize(gradient, dim=-1)
-            code = self._appearance_code(None, len(points))
-            return self.color_network(points, spherical_harmonics(-normals), normals, feature, code)
-
+        levels = self.active_levels(self.step)
         shape = extract_surface(
             lambda points: self.sdf_network(points, levels),
             self.mesh_resolution,
             keep_largest=self.mesh_largest_only,
-            color_field=color_of,
+            color_field=self.color_field,
             keep=lambda points: points.norm(dim=-1) < 1,
             device=self.device,
         )
         return [shape] * len(batch.get("object_index", [0]))
+
+    @torch.no_grad()
+    def color_field(self, points: Tensor) -> Tensor:
+        """(n, 3) sRGB in [0, 1] of points (n, 3) of the surface, normalised frame, as seen along their normals."""
+        _, gradient, _, feature = self._surface(points, self.step)
+        normals = F.normalize(gradient, dim=-1)
+        code = self._appearance_code(None, len(points))
+        return self.color_network(points, spherical_harmonics(-normals), normals, feature, code)
 
 
 def _per_sample(values: Tensor, points: Tensor) -> Tensor:
