@@ -50,6 +50,7 @@ CELLS = {
     "mask": MASK,
     "sparse": SPARSE,
     "patch": PATCH,
+    "sparse+patch": SPARSE | PATCH,
     "mask+sparse": MASK | SPARSE,
     "mask+sparse+patch": MASK | SPARSE | PATCH,
 }
