@@ -9,12 +9,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from datamodules.synthetic import SyntheticScene
 from main import main
+from tests.datamodules.toy_photos import write_scene
 from tests.test_configs import SMALL_DATA, SMALL_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +90,9 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     scene = SyntheticScene(num_views=42, root=str(tmp_path / "made"), **SMALL_SCENE)
     scene.write_neus_layout(tmp_path / "data/dtu/dtu_scan24")
+    write_scene(scene.load_scene(), tmp_path / "data/photos")
+    (tmp_path / "data/dtu/dtu_scan24/sfm_pts").mkdir()
+    np.save(tmp_path / "data/dtu/dtu_scan24/sfm_pts/points.npy", scene.load_scene().surface_points.numpy())
     (tmp_path / "my_pictures").mkdir()
     for k in range(2):
         picture = Image.new("RGBA", (40, 30))
