@@ -120,14 +120,15 @@ class Photos(SceneDataModule):
 
     def split(self, scene: Scene) -> tuple[list[int], list[int]]:
         """The dataset's own test views are held out, and of the others those of the rule ``held_out``."""
-        if not self._test_views or isinstance(self.held_out, list):
-            train, held_out = super().split(scene)
+        others = [view for view in range(len(scene.images)) if view not in self._test_views]
+        if isinstance(self.held_out, int):
+            chosen = [others[position] for position in split_views(scene.name, len(others), self.held_out)[1]]
         else:
-            others = [view for view in range(len(scene.images)) if view not in self._test_views]
-            _, chosen = split_views(scene.name, len(others), self.held_out)
-            held_out = [others[position] for position in chosen]
-        held_out = sorted({*held_out, *self._test_views})
-        train = [view for view in range(len(scene.images)) if view not in held_out]
+            chosen = super().split(scene)[1]
+        held_out = sorted({*chosen, *self._test_views})
+        train = [view for view in others if view not in held_out]
+        if not train:
+            raise ValueError(f"{scene.name}: all {len(held_out)} views are held out and none is left to train on")
         return train, held_out
 
     def _camera_source(self) -> tuple[Literal["colmap", "transforms", "sfm"], Path]:

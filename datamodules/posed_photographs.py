@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from datamodules.photographs import SUFFIXES, list_photographs, photograph_size, read_photograph, shrunk
@@ -165,10 +165,15 @@ def read_pictures(
         ValueError: a file is broken, its size is not the camera's, or that of its mask is not its own.
     """
 
+    resized = [False] * len(photographs.paths)
+
     def read(view: int) -> tuple[np.ndarray, np.ndarray]:
         path = photographs.paths[view]
         pixels = _as_the_camera_saw(path, photographs.sizes[view], photographs.is_upright)
-        mask = None if mask_paths is None else read_mask(mask_paths[view], pixels.shape[:2], path)
+        mask = None
+        if mask_paths is not None:
+            mask, was_resized = read_mask(mask_paths[view], pixels.shape[:2], path)
+            resized[view] = was_resized
         pixels = _with_mask(pixels, mask, alpha_is_mask, background)
         intrinsics = _rescaled(photographs.intrinsics[view], photographs.sizes[view], pixels.shape[:2], path)
         small = [np.asarray(shrunk(Image.fromarray(part), downscale, path)) for part in _parts(pixels)]
@@ -177,6 +182,12 @@ def read_pictures(
 
     with ThreadPoolExecutor() as pool:
         pixels, intrinsics = zip(*pool.map(read, range(len(photographs.paths))), strict=True)
+    if any(resized):
+        example = resized.index(True)
+        rank_zero_warn(
+            f"masks: {sum(resized)} are of another size than their photographs, {mask_paths[example]} for instance, "
+            "and were resized"
+        )
     sizes = torch.tensor([array.shape[:2] for array in pixels])
     height, width = sizes.amax(0).tolist()
     has_masks = mask_paths is not None or alpha_is_mask
@@ -231,7 +242,7 @@ def _straightened(pixels: np.ndarray, lens: Lens, intrinsics: np.ndarray) -> tup
     return undistorted(pixels, lens, intrinsics, pinhole, height, width), pinhole
 
 
-def read_mask(path: Path, size: tuple[int, int], photograph: Path) -> np.ndarray:
+def read_mask(path: Path, size: tuple[int, int], photograph: Path) -> tuple[np.ndarray, bool]:
     """Read one mask at the size of its photograph.
 
     Args:
@@ -240,7 +251,7 @@ def read_mask(path: Path, size: tuple[int, int], photograph: Path) -> np.ndarray
         photograph: its file, for errors.
 
     Returns:
-        (H, W) uint8 coverage.
+        (H, W) uint8 coverage, and whether it had to be resized for that.
 
     Raises:
         ValueError: the mask has another shape than its photograph.
@@ -249,14 +260,15 @@ def read_mask(path: Path, size: tuple[int, int], photograph: Path) -> np.ndarray
     has_alpha = pixels.shape[2] == 4 and (pixels[..., 3] < 255).any()
     mask = Image.fromarray(pixels[..., 3]) if has_alpha else Image.fromarray(pixels[..., :3]).convert("L")
     if (mask.height, mask.width) == tuple(size):
-        return np.asarray(mask)
+        return np.asarray(mask), False
     (height, width), factor = size, mask.height / size[0]
     if abs(factor / (mask.width / width) - 1) > 1.5 / min(mask.height, mask.width, *size):
         raise ValueError(
             f"the mask {path} has {mask.width}x{mask.height} pixels, {photograph.name} has {width}x{height}: not the "
             "same shape; each photograph needs a mask of its own size, or one of another scale"
         )
-    return np.asarray(mask.resize((width, height), Image.Resampling.BOX if factor > 1 else Image.Resampling.BILINEAR))
+    resampling = Image.Resampling.BOX if factor > 1 else Image.Resampling.BILINEAR
+    return np.asarray(mask.resize((width, height), resampling)), True
 
 
 def _full_scale(masks: Tensor | None) -> Tensor | None:

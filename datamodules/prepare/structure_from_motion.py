@@ -260,7 +260,7 @@ def _map(database_path: Path, folder: Path, model_folder: Path, names: list[str]
     """Place the photographs one after the other; write the largest model and return the names of those in it."""
     import pycolmap
 
-    # a fixed seed, so that one folder has one result
+    # a fixed seed: what still differs between two runs is the order in which threads add
     options = pycolmap.IncrementalPipelineOptions(
         min_model_size=MIN_PHOTOGRAPHS, random_seed=0, num_threads=settings.num_threads
     )

@@ -157,7 +157,11 @@ def test_photographs_turned_by_exif_fit_their_cameras_either_way(tmp_path: Path)
 def test_masks_come_from_their_folder_at_any_scale(tmp_path: Path, size: tuple[int, int]) -> None:
     write_photo_folder(tmp_path)
     write_masks(tmp_path / "masks", [f"{view:03d}.png" for view in range(NUM_VIEWS)], size)
-    masks = load(tmp_path).scene.masks
+    if size == (HEIGHT, WIDTH):
+        masks = load(tmp_path).scene.masks
+    else:
+        with pytest.warns(UserWarning, match=r"masks: 6 are of another size .*000.png for instance, and were resized"):
+            masks = load(tmp_path).scene.masks
     assert masks.shape == (NUM_VIEWS, HEIGHT, WIDTH)
     assert (masks[:, HEIGHT // 3 + 1 : -HEIGHT // 3 - 1, WIDTH // 3 + 1 : -WIDTH // 3 - 1] == 255).all()
     assert (masks[:, : HEIGHT // 3 - 1, 1:] == 0).all()
@@ -212,6 +216,9 @@ def test_test_views_are_held_out_beside_those_of_the_rule(tmp_path: Path) -> Non
         data = load(tmp_path, held_out=rule)
         assert data.train_views == train
         assert sorted(data.train_views + data.held_out_views) == list(range(NUM_VIEWS))
+    write_photo_folder(tmp_path, test_filenames=[f"images/000{view}.png" for view in range(NUM_VIEWS)])
+    with pytest.raises(ValueError, match="all 6 views are held out"):
+        load(tmp_path)
 
 
 def test_cameras_are_taken_from_what_is_there(tmp_path: Path) -> None:
