@@ -34,7 +34,7 @@ from datamodules.scene import Scene
 from datamodules.sparse_points import Tracks, read_tracks, save_tracks
 from main import main as run
 
-CONFIGS = [ROOT / "configs/neuralangelo_dtu.yaml", ROOT / "configs/overlays/cpu.yaml"]
+CONFIGS = [ROOT / f"configs/{name}.yaml" for name in ("neuralangelo_dtu", "overlays/cpu", "overlays/dtu_masks")]
 COMMON = {
     "model": {
         "background": "nerf++", "background_hidden_size": 64, "background_layers": 4, "num_background_samples": 16,

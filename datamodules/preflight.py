@@ -146,7 +146,7 @@ def _grid_of_rays(scene: "Scene", views: list[int]) -> tuple[np.ndarray, np.ndar
 
 def image_sizes(scene: "Scene") -> torch.Tensor:
     """(V, 2) int64 height and width of every photograph, without padding."""
-    sizes = getattr(scene, "image_sizes", None)
+    sizes = scene.image_sizes
     return torch.tensor(scene.images.shape[1:3]).repeat(len(scene.images), 1) if sizes is None else sizes
 
 

@@ -71,7 +71,7 @@ class SourceViews:
 
 def photograph_sizes(scene: "Scene") -> Tensor:
     """(V, 2) height and width of each photograph, without what pads it to the size of the largest."""
-    sizes = getattr(scene, "image_sizes", None)
+    sizes = scene.image_sizes
     return torch.tensor(scene.images.shape[1:3]).repeat(len(scene.images), 1) if sizes is None else sizes
 
 
