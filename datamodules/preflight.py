@@ -82,10 +82,8 @@ def check_before_training(scene: "Scene", folder: Path | None, views: list[int] 
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         points = points_of(scene)
-        overview(scene, views, points, image_sizes(scene), [str(facts), *reasons, *doubts]).save(
-            folder / "preflight.png"
-        )
-        (folder / "preflight.ply").write_bytes(point_cloud(scene, views, points, image_sizes(scene)))
+        overview(scene, views, points, scene.sizes, [str(facts), *reasons, *doubts]).save(folder / "preflight.png")
+        (folder / "preflight.ply").write_bytes(point_cloud(scene, views, points, scene.sizes))
     shown = "" if folder is None else f"; see {folder / 'preflight.png'}"
     if reasons:
         raise ValueError(f"{scene.name}: nothing can be learnt here: {'; '.join(reasons)}{shown}")
@@ -133,7 +131,7 @@ def _agreement(masks: np.ndarray, pixels: np.ndarray, seen: np.ndarray) -> dict[
 def _grid_of_rays(scene: "Scene", views: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
     """(V, GRID²) whether rays of each photograph meet the sphere; whether they are on the mask, if there are masks."""
     grid, meets, on_mask = pixel_centers(GRID, GRID) / GRID, [], []
-    for view, (height, width) in zip(views, image_sizes(scene)[views].tolist(), strict=True):
+    for view, (height, width) in zip(views, scene.sizes[views].tolist(), strict=True):
         pixels = grid * torch.tensor([width, height])
         origins, directions = pixel_rays(pixels, scene.intrinsics[view], scene.camera_to_world[view])
         along = -(origins * directions).sum(-1).clamp(max=0)
@@ -142,12 +140,6 @@ def _grid_of_rays(scene: "Scene", views: list[int]) -> tuple[np.ndarray, np.ndar
             x, y = pixels.long().T
             on_mask.append(scene.masks[view, y, x] > 127)
     return torch.stack(meets).numpy(), torch.stack(on_mask).numpy() if on_mask else None
-
-
-def image_sizes(scene: "Scene") -> torch.Tensor:
-    """(V, 2) int64 height and width of every photograph, without padding."""
-    sizes = scene.image_sizes
-    return torch.tensor(scene.images.shape[1:3]).repeat(len(scene.images), 1) if sizes is None else sizes
 
 
 def points_of(scene: "Scene") -> np.ndarray | None:
@@ -160,7 +152,7 @@ def points_of(scene: "Scene") -> np.ndarray | None:
 
 
 def _cameras(scene: "Scene", views: list[int]) -> Cameras:
-    poses, intrinsics, sizes = scene.camera_to_world[views], scene.intrinsics[views], image_sizes(scene)[views]
+    poses, intrinsics, sizes = scene.camera_to_world[views], scene.intrinsics[views], scene.sizes[views]
     return Cameras.from_poses(poses.numpy(), intrinsics.numpy(), sizes.numpy())
 
 
@@ -176,7 +168,7 @@ def advice_on_poses(scene: "Scene", views: list[int] | None = None) -> str:
     points, seen_in = _points_with_views(scene, views)
     if points is not None:
         points = points @ to_dataset[:3, :3].T + to_dataset[:3, 3]
-    intrinsics, sizes = scene.intrinsics[views].numpy(), image_sizes(scene)[views].numpy()
+    intrinsics, sizes = scene.intrinsics[views].numpy(), scene.sizes[views].numpy()
     return convention_that_fits(poses, intrinsics, sizes, points, to_dataset[:3, 3], seen_in)
 
 

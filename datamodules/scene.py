@@ -78,6 +78,12 @@ class Scene:
     inside_out: bool = False
     image_sizes: Tensor | None = None
 
+    @property
+    def sizes(self) -> Tensor:
+        """(V, 2) int64 height and width of every photograph, without padding."""
+        height_width = torch.tensor(self.images.shape[1:3])
+        return height_width.repeat(len(self.images), 1) if self.image_sizes is None else self.image_sizes
+
     def size_of(self, view: int) -> tuple[int, int]:
         """Height and width of a photograph, without padding."""
         height, width = self.images.shape[1:3] if self.image_sizes is None else self.image_sizes[view].tolist()

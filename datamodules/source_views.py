@@ -40,7 +40,7 @@ class SourceViews:
             )
         weights = torch.tensor([0.299, 0.587, 0.114])  # Rec. 601, as OpenCV's grey
         self.images = torch.stack([(scene.images[view].float() @ weights).round().byte() for view in views])
-        self.sizes = photograph_sizes(scene)[views]
+        self.sizes = scene.sizes[views]
         self.intrinsics, self.camera_to_world = scene.intrinsics[views], scene.camera_to_world[views]
         self.row_of_view = torch.full((len(scene.images),), -1)
         self.row_of_view[views] = torch.arange(len(views))
@@ -69,12 +69,6 @@ class SourceViews:
         return RayBatch(**batch, **dict(zip(names, stacks, strict=True)))
 
 
-def photograph_sizes(scene: "Scene") -> Tensor:
-    """(V, 2) height and width of each photograph, without what pads it to the size of the largest."""
-    sizes = scene.image_sizes
-    return torch.tensor(scene.images.shape[1:3]).repeat(len(scene.images), 1) if sizes is None else sizes
-
-
 def view_scores(scene: "Scene", views: list[int]) -> Tensor:
     """How well one photograph can check a surface that is seen in another: (T, T), row for the one that sees it.
 
@@ -83,7 +77,7 @@ def view_scores(scene: "Scene", views: list[int]) -> Tensor:
     middle of the unit sphere, on rays through a grid of its pixels, which another shares if its frame holds them.
     """
     poses, intrinsics = scene.camera_to_world[views], scene.intrinsics[views]
-    height, width = photograph_sizes(scene)[views].float().T[..., None]  # (T, 1) each
+    height, width = scene.sizes[views].float().T[..., None]  # (T, 1) each
     scores = torch.zeros(len(views), len(views))
     for row, view in enumerate(views):
         points, is_shared = _seen_points(scene, view, views)
@@ -114,7 +108,7 @@ def _seen_points(scene: "Scene", view: int, views: list[int]) -> tuple[Tensor, T
 
 def _middle_points(scene: "Scene", view: int) -> Tensor:
     # (P, 3) points half way through the unit sphere; also where the camera is inside of it
-    grid = pixel_centers(7, 7) * photograph_sizes(scene)[view].flip(0) / 7
+    grid = pixel_centers(7, 7) * scene.sizes[view].flip(0) / 7
     origins, directions = pixel_rays(grid, scene.intrinsics[view], scene.camera_to_world[view])
     near, far, hits = unit_sphere_intersection(origins, directions)
     return points_along(origins[hits], directions[hits], ((near + far) / 2)[hits, None])[:, 0]
