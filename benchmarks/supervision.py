@@ -42,7 +42,7 @@ COMMON = {
     },
     "data": {"foreground_share": 0.0, "eval_downscale": 4},
 }  # fmt: skip
-MASK = {"mask_weight": 1.0}
+MASK = {"mask_weight": 0.1}
 SPARSE = {"sparse_weight": 1.0}
 PATCH = {"patch_weight": 0.5, "patch_rays": 256}
 CELLS = {
