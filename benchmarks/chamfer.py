@@ -9,10 +9,6 @@ is left out where it would take more than ``--dense-limit`` GiB.
 """
 
 import argparse
-import datetime
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +17,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from benchmarks.machine import machine
 from losses.points import chamfer
 
 
@@ -104,27 +101,16 @@ def compare(count: int, device: str, repeats: int, dense_limit: float) -> None:
 
 
 def main() -> None:
+    """Time every way at every size and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, nargs="+", default=[1024, 4096, 16384, 100_000])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dense-limit", type=float, default=4.0, help="GiB")
     arguments = parser.parse_args()
-    hardware = torch.cuda.get_device_name() if arguments.device == "cuda" else _processor()
-    print(
-        f"{datetime.date.today()}, {hardware}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads "
-        f"(load {os.getloadavg()[0]:.1f}), torch {torch.__version__}, python {sys.version.split()[0]}, "
-        f"fastest of {arguments.repeats}"
-    )
+    print(f"{machine(arguments.device)}, fastest of {arguments.repeats}")
     for count in arguments.points:
         compare(count, arguments.device, arguments.repeats, arguments.dense_limit)
-
-
-def _processor() -> str:
-    """Name of the CPU as Linux gives it, else what Python knows."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _process_mib(key: str) -> float:

@@ -7,11 +7,7 @@ The field is analytic and cheap; a network's cost is in the evaluations, so thei
 """
 
 import argparse
-import datetime
-import os
-import platform
 import resource
-import sys
 import time
 from collections.abc import Callable
 
@@ -20,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from ops.isosurface import extract_surface
 from ops.meshes import euler_characteristic, is_watertight
 
@@ -91,14 +88,12 @@ def alone(resolution: int) -> None:
 
 
 def main() -> None:
+    """Extract block by block and densely, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--resolution", type=int, help="only this one, block-wise alone; ru_maxrss is in KiB on Linux")
     parser.add_argument("--repeats", type=int, default=3, help="of the comparison, of which the fastest counts")
     arguments = parser.parse_args()
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} torch threads, torch {torch.__version__}, python {sys.version.split()[0]}"
-    )
+    print(machine("cpu"))
     if arguments.resolution:
         alone(arguments.resolution)
     else:

@@ -11,13 +11,11 @@ take turns within one run, so that a busy machine slows both, and the median of 
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 
 # torch's OpenMP threads otherwise spin after every operation and take the cores from the fast backend's threads; it has
@@ -28,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from ops.hash_grid.grid import HashGrid
 
 
@@ -147,24 +146,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int)
     arguments = parser.parse_args()
 
-    hardware = torch.cuda.get_device_name() if arguments.device == "cuda" else _processor()
     print(
-        f"{date.today()}, {hardware}, {torch.get_num_threads()} threads (load {os.getloadavg()[0]:.1f}), "
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, median of {arguments.repeats}"
+        f"{machine(arguments.device)}, OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}, median of {arguments.repeats}"
     )
     changes = {name: getattr(arguments, name) for name in ("points", "levels", "features", "log2_table_size")}
     changes = {name: value for name, value in changes.items() if value is not None}
     for case in CASES:
         if case.name in arguments.cases:
             compare(replace(case, **changes), arguments.device, arguments.repeats)
-
-
-def _processor() -> str:
-    """Name of the CPU as Linux gives it, else what Python knows."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _process_mib(key: str) -> float:

@@ -8,10 +8,6 @@ network that is slow to open files adds to the tree's side only. The pixels must
 """
 
 import argparse
-import datetime
-import os
-import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from benchmarks.machine import machine
 from datamodules.object_source import ObjectSource
 from datamodules.packed import PackedObjects, pack
 from datamodules.prepare.shapenet_layouts import write_r2n2
@@ -50,14 +47,12 @@ def seconds(source: ObjectSource, num_objects: int, repeats: int, decode: bool) 
 
 
 def main() -> None:
+    """Read the same pictures in every way, check that they agree, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="a tree; procedural objects where not given")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the fastest counts")
     arguments = parser.parse_args()
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"pillow {PIL.__version__}, python {sys.version.split()[0]}"
-    )
+    print(f"{machine('cpu')}, pillow {PIL.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
         root = arguments.root or Path(scratch) / "tree"
         if arguments.root is None:

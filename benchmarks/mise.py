@@ -10,10 +10,6 @@ sides take turns within one run, and the fastest of the repeats counts.
 """
 
 import argparse
-import datetime
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 
@@ -21,6 +17,7 @@ import mcubes
 import torch
 from torch import Tensor, nn
 
+from benchmarks.machine import machine
 from ops.chunks import map_chunks
 from ops.mise import extract_mise
 from ops.types import Field
@@ -113,17 +110,14 @@ def compare(name: str, field: Field, coarse: int, steps: int, repeats: int, has_
 
 
 def main() -> None:
+    """Extract every field coarse to fine and densely, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coarse", type=int, default=32, help="cells of the coarse lattice along an axis")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3], help="halvings")
     parser.add_argument("--fields", nargs="+", choices=["sphere", "chair", "decoder"])
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} torch threads (load {os.getloadavg()[0]:.1f}), torch {torch.__version__}, "
-        f"python {sys.version.split()[0]}, fastest of {arguments.repeats}"
-    )
+    print(f"{machine('cpu')}, fastest of {arguments.repeats}")
     fields = {"sphere": sphere, "chair": chair, "decoder": Decoder().eval()}
     for steps in arguments.steps:
         for name in arguments.fields or fields:

@@ -8,10 +8,6 @@ from a warm page cache. The samples must agree bit for bit.
 """
 
 import argparse
-import datetime
-import os
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import machine
 from datamodules.object_source import ObjectSource
 from datamodules.packed import PackedObjects, pack
 from datamodules.prepare.shapenet_layouts import write_onet
@@ -62,14 +59,12 @@ def seconds(read: Callable[[int, np.random.Generator], Sample], num_objects: int
 
 
 def main() -> None:
+    """Read the same samples in every way, check that they agree, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="a tree in ONet's layout; procedural objects where not given")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the fastest counts")
     arguments = parser.parse_args()
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"numpy {np.__version__}, python {sys.version.split()[0]}"
-    )
+    print(f"{machine('cpu')}, numpy {np.__version__}")
     with tempfile.TemporaryDirectory() as scratch:
         root = arguments.root or Path(scratch) / "tree"
         if arguments.root is None:
