@@ -27,6 +27,7 @@ from datamodules.posed_photographs import (
 from datamodules.prepare.structure_from_motion import FOLDER, Matching, Settings, structure_from_motion
 from datamodules.prepare.triangulate import triangulate
 from datamodules.scene import Scene, SceneDataModule, SparsePoints, split_views
+from datamodules.silhouettes import normalization_from_masks, similarity_to_sphere
 from datamodules.sparse_points import Tracks, filter_points, read_tracks, save_tracks
 from datamodules.transforms_json import FILES, find_transforms, read_transforms
 from ops.types import Observation
@@ -51,9 +52,9 @@ class Photos(SceneDataModule):
             edge 1600 pixels or less.
         background: What photographs with an alpha channel are laid on.
         inside_out: The cameras stand inside what is reconstructed, as in a room.
-        normalization: Where the unit sphere is: "given" by the transforms.json, "computed" from cameras and points,
-            "auto" for the first of these that is there, "none" where the scene lies in the unit sphere as it is; or
-            centre and radius by hand, [x, y, z, r] in the frame of the cameras.
+        normalization: Where the unit sphere is: "given" by the transforms.json, "computed" from masks of a whole object
+            or else from cameras and points, "auto" for the first of these that is there, "none" where the scene lies in
+            the unit sphere as it is; or centre and radius by hand, [x, y, z, r] in the frame of the cameras.
         sfm_folder: Where structure from motion keeps its result; null is structure_from_motion/ in the root.
         matching: Which photographs it compares; "sequential" is for videos.
         max_image_size: Longest edge of the photographs in which it looks for features.
@@ -217,16 +218,20 @@ class Photos(SceneDataModule):
                 "'computed', or to [x, y, z, radius]"
             )
         if sphere is not None and self.normalization != "computed":
-            matrix = np.diag([sphere[3]] * 3 + [1.0])
-            matrix[:3, 3] = sphere[:3]
-            return matrix
-        return normalization_from_cameras_and_points(
+            return similarity_to_sphere(sphere[:3], sphere[3])
+        # first, since it refuses cameras of another convention, in which masks would only seem not to fit
+        matrix = normalization_from_cameras_and_points(
             photographs.camera_to_world,
             pictures.intrinsics,
             pictures.sizes.numpy(),
             _points(photographs),
             inside_out=self.inside_out,
         )
+        if pictures.masks is None or self.inside_out:
+            return matrix
+        poses = torch.from_numpy(photographs.camera_to_world)
+        tighter = normalization_from_masks(pictures.masks, pictures.sizes, torch.from_numpy(pictures.intrinsics), poses)
+        return matrix if tighter is None else tighter
 
     def _sparse_points(self, photographs: PosedPhotographs, scene: Scene) -> SparsePoints | None:
         tracks = photographs.tracks

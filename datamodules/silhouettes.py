@@ -11,6 +11,40 @@ from ops.cameras import pixel_rays
 # a speck that is this small a part of the mask is noise; a handle is more
 SPECK = 0.005
 STEPS = 400
+# share of the masks that may be cut by the edge of their photograph, beyond which nobody knows how far the object goes
+CUT_SHARE = 0.25
+
+
+def normalization_from_masks(
+    masks: Tensor, sizes: Tensor, intrinsics: Tensor, camera_to_world: Tensor, margin: float = 1.1
+) -> np.ndarray | None:
+    """The similarity that makes the unit sphere hold what the masks show, if they show a whole object.
+
+    Args:
+        masks: (V, H, W) uint8 coverage, padded at the bottom and right where photographs differ in size.
+        sizes: (V, 2) their heights and widths.
+        intrinsics: (V, 3, 3) pixels.
+        camera_to_world: (V, 4, 4) OpenCV axes.
+        margin: factor on the radius.
+
+    Returns:
+        ``normalized_to_dataset``, (4, 4) float64; ``None`` where more than a few of the masks reach the edge of their
+        photographs, where the rays through them do not come together, or where a camera would stand in the sphere.
+    """
+    num_cut = sum(_is_cut(mask[:height, :width]) for mask, (height, width) in zip(masks, sizes.tolist(), strict=True))
+    if num_cut > CUT_SHARE * len(masks):
+        return None
+    try:
+        center, radius = sphere_of_masks(masks, intrinsics, camera_to_world, "masks")
+    except ValueError:
+        return None
+    nearest = float(np.linalg.norm(camera_to_world[:, :3, 3].numpy() - center, axis=1).min())
+    return similarity_to_sphere(center, margin * radius) if margin * radius < nearest else None
+
+
+def _is_cut(mask: Tensor) -> bool:
+    edge = torch.cat([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return bool((edge > 127).any())
 
 
 def sphere_of_masks(masks: Tensor, intrinsics: Tensor, camera_to_world: Tensor, name: str) -> tuple[np.ndarray, float]:

@@ -82,6 +82,17 @@ def test_normalisation_is_given_computed_or_by_hand(tmp_path: Path) -> None:
         load_scene(tmp_path, "given")
 
 
+def test_masks_of_a_whole_object_make_the_sphere_smaller(tmp_path: Path) -> None:
+    write_photo_folder(tmp_path)
+    without = load_scene(tmp_path, "computed").normalized_to_dataset
+    write_photo_folder(tmp_path, with_masks=True)
+    matrix = load_scene(tmp_path, "computed").normalized_to_dataset
+    assert matrix[0, 0] < 0.6 * without[0, 0]
+    # the masks are the middle thirds: their farthest corner is 7 and 5 pixels from the axis, and 4.1 to 4.6 away
+    assert matrix[0, 0] == pytest.approx(1.1 * 4.35 * np.hypot(7, 5) / 40, rel=0.1)
+    assert (matrix[:3, 3] - torch.from_numpy(CENTER)).norm() < 0.2
+
+
 def load_scene(root: Path, normalization: object) -> Scene:
     return Photos(str(root), normalization=normalization).load_scene()
 

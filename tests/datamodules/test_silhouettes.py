@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.silhouettes import closest_to_lines, similarity_to_sphere, sphere_of_masks
+from datamodules.silhouettes import closest_to_lines, normalization_from_masks, similarity_to_sphere, sphere_of_masks
 from ops.cameras import look_at, pixel_centers, pixel_rays
 
 SIZE = 80
@@ -80,3 +80,21 @@ def test_lines_through_a_point_meet_there() -> None:
     directions = ALL_AROUND.double().numpy()
     assert np.allclose(closest_to_lines(point - 5 * directions, directions), point)
     assert np.allclose(similarity_to_sphere(point, 2.0) @ [1, 0, 0, 1], [3, 2, -3, 1])
+
+
+def test_masks_of_a_whole_object_place_the_unit_sphere_and_others_do_not() -> None:
+    poses, matrices, sizes = cameras(ALL_AROUND), INTRINSICS.expand(20, 3, 3), torch.full((20, 2), SIZE)
+    masks = masks_of_balls(poses, [([0.3, -0.2, 0.25], 0.5)])
+    matrix = normalization_from_masks(masks, sizes, matrices, poses, margin=1.2)
+    assert np.allclose(matrix[:3, 3], [0.3, -0.2, 0.25], atol=0.05)
+    assert matrix[0, 0] == pytest.approx(1.2 * 0.5, rel=0.08)  # half a pixel is 0.02 there
+    cut = masks.clone()
+    cut[:6, :, 0] = 255
+    assert normalization_from_masks(cut, sizes, matrices, poses) is None
+    assert normalization_from_masks(torch.zeros_like(masks), sizes, matrices, poses) is None
+    # where the photographs are smaller, their edge is not that of the padding
+    smaller = torch.full((20, 2), int((masks > 0).any(0).any(0).nonzero().max()) - 3)
+    assert normalization_from_masks(masks, smaller, matrices, poses) is None
+    near = poses.clone()
+    near[0, :3, 3] *= 0.14
+    assert normalization_from_masks(masks, sizes, matrices, near) is None
