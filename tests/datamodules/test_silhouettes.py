@@ -96,5 +96,5 @@ def test_masks_of_a_whole_object_place_the_unit_sphere_and_others_do_not() -> No
     smaller = torch.full((20, 2), int((masks > 0).any(0).any(0).nonzero().max()) - 3)
     assert normalization_from_masks(masks, smaller, matrices, poses) is None
     near = poses.clone()
-    near[0, :3, 3] *= 0.14
+    near[0, :3, 3] = torch.tensor([0.3, -0.2, 0.25]) - 0.54 * near[0, :3, 2]
     assert normalization_from_masks(masks, sizes, matrices, near) is None
