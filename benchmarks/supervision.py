@@ -31,7 +31,8 @@ from benchmarks.machine import machine
 from benchmarks.time_to_quality import Clock
 from datamodules.dtu import find_scan, read_scan
 from datamodules.scene import Scene
-from datamodules.sparse_points import Tracks, read_tracks, save_tracks
+from datamodules.sparse_points import read_tracks
+from datamodules.tracks import Tracks, save_tracks
 from main import main as run
 
 CONFIGS = [ROOT / f"configs/{name}.yaml" for name in ("neuralangelo_dtu", "overlays/cpu", "overlays/dtu_masks")]

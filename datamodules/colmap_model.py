@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from datamodules.posed_photographs import ImageFinder, PosedPhotographs
-from datamodules.sparse_points import PYCOLMAP, Tracks
+from datamodules.tracks import Tracks
 from datamodules.undistortion import Lens
 
 if TYPE_CHECKING:
     import pycolmap
+
+PYCOLMAP = RequirementCache("pycolmap")
 
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse")
 NEEDED = ("cameras", "images", "points3D")

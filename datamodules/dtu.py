@@ -18,6 +18,7 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
+from datamodules.colmap_model import PYCOLMAP
 from datamodules.dtu_layouts import (
     fit_to_pictures,
     image_paths_of,
@@ -30,7 +31,7 @@ from datamodules.normalization import normalization_from_cameras_and_points
 from datamodules.photographs import read_images
 from datamodules.scene import Scene, SceneDataModule, SparsePoints
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
-from datamodules.sparse_points import PYCOLMAP, filter_points, read_tracks
+from datamodules.sparse_points import filter_points, read_tracks
 from ops.cameras import decompose_projection
 from ops.types import Observation
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.colmap_model import PYCOLMAP
 from datamodules.photographs import list_photographs
-from datamodules.sparse_points import PYCOLMAP
 from ops.cameras import decompose_projection
 
 IMAGE_FOLDERS = ("image", "images")

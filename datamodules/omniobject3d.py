@@ -15,6 +15,7 @@ import trimesh
 from torch import Tensor
 
 from datamodules.blender_depth import points_of_depth, read_depths
+from datamodules.colmap_model import PYCOLMAP
 from datamodules.object_source import PHOTOGRAPH_KEYS, ObjectSource, Views
 from datamodules.objects import QUERY_KEYS, SURFACE_KEYS, ObjectDataModule
 from datamodules.omniobject3d_files import (
@@ -35,7 +36,7 @@ from datamodules.prepare.meshes import read_mesh
 from datamodules.prepare.omniobject3d import FOLDER, prepare_scans
 from datamodules.scene import Scene, SceneDataModule
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
-from datamodules.sparse_points import PYCOLMAP, filter_points, read_tracks
+from datamodules.sparse_points import filter_points, read_tracks
 from datamodules.splits import split_of_file
 from ops.meshes import sample_surface
 from ops.types import Shape

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.colmap_model import PYCOLMAP
 from datamodules.one_object import projections
 from datamodules.photographs import SUFFIXES, read_images
 from datamodules.scene import Scene
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
-from datamodules.sparse_points import PYCOLMAP
 from ops.types import Observation
 
 FILL = 0.9

@@ -28,7 +28,8 @@ from datamodules.prepare.structure_from_motion import FOLDER, Matching, Settings
 from datamodules.prepare.triangulate import triangulate
 from datamodules.scene import Scene, SceneDataModule, SparsePoints, split_views
 from datamodules.silhouettes import normalization_from_masks, similarity_to_sphere
-from datamodules.sparse_points import Tracks, filter_points, read_tracks, save_tracks
+from datamodules.sparse_points import filter_points, read_tracks
+from datamodules.tracks import Tracks, save_tracks
 from datamodules.transforms_json import FILES, find_transforms, read_transforms
 from ops.types import Observation
 

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from datamodules.photographs import SUFFIXES, list_photographs, photograph_size, read_photograph, shrunk
-from datamodules.sparse_points import Tracks
+from datamodules.tracks import Tracks
 from datamodules.undistortion import Lens, pinhole_window, undistorted
 
 IMAGE_FOLDERS = ("images", "image", "input", "rgb")

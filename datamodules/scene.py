@@ -279,6 +279,7 @@ class SceneDataModule(DataModule):
         self.check_reads(self.provides, type(self).__name__)
         scene = self.load_scene()
         check_scene(scene)
+        self._check_side(scene)
         self.check_reads(scene.keys, scene.name)
         self.train_views, self.held_out_views = self.split(scene)
         self._check_sampling(scene)
@@ -313,6 +314,16 @@ class SceneDataModule(DataModule):
         # Lightning sets up before it loads a checkpoint, others may do it the other way round
         if self.scene is not None and self._trained_similarity is not None:
             check_similarity(self.scene.name, self._trained_similarity, self.scene.normalized_to_dataset.tolist())
+
+    def _check_side(self, scene: Scene) -> None:
+        model = self.trainer.lightning_module if self.trainer else None
+        model_is_inside = getattr(model, "inside_out", scene.inside_out)
+        if model_is_inside != scene.inside_out:
+            raise ValueError(
+                f"{scene.name}: inside_out is {scene.inside_out} of the data but {model_is_inside} of {self.reader}; "
+                "set both (--data.init_args.inside_out and --model.init_args.inside_out) for a place photographed from "
+                "inside, and neither for an object"
+            )
 
     def _check_sampling(self, scene: Scene) -> None:
         if self.images_per_batch is not None and not 1 <= self.images_per_batch <= len(self.train_views):

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import scipy.spatial
 import torch
-from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
+from datamodules.colmap_model import load_model
 from datamodules.scene import Scene, SparsePoints
+from datamodules.tracks import Tracks
 from ops.cameras import project
-
-PYCOLMAP = RequirementCache("pycolmap")
 
 MIN_TRACK_LENGTH = 3
 MAX_REPROJECTION_ERROR = 1.0
@@ -34,66 +33,6 @@ class PointFilter:
     max_error: float = MAX_REPROJECTION_ERROR
     min_mask_share: float = 0.5
     outlier_deviations: float = 4.0
-
-
-@dataclass(frozen=True)
-class Tracks:
-    """Triangulated points as a structure-from-motion program leaves them.
-
-    Attributes:
-        points: (P, 3) float64, in whatever frame.
-        errors: (P,) mean reprojection error, pixels; NaN where it is not known.
-        view_offsets: (V + 1,) int64.
-        view_point_index: (K,) int64; photograph v saw points ``view_point_index[view_offsets[v]:view_offsets[v + 1]]``.
-    """
-
-    points: np.ndarray
-    errors: np.ndarray
-    view_offsets: np.ndarray
-    view_point_index: np.ndarray
-
-    @property
-    def entry_views(self) -> np.ndarray:
-        """(K,) which photograph each entry of ``view_point_index`` belongs to."""
-        return np.repeat(np.arange(len(self.view_offsets) - 1), np.diff(self.view_offsets))
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(P,) how many photographs saw each point."""
-        return np.bincount(self.view_point_index, minlength=len(self.points))
-
-    def select(self, keep: np.ndarray) -> "Tracks":
-        """Those points for which ``keep``, (P,) bool, holds."""
-        entries = keep[self.view_point_index]
-        counts = np.bincount(self.entry_views[entries], minlength=len(self.view_offsets) - 1)
-        new_index = np.cumsum(keep) - 1
-        return Tracks(
-            self.points[keep],
-            self.errors[keep],
-            np.concatenate([[0], np.cumsum(counts)]),
-            new_index[self.view_point_index[entries]],
-        )
-
-    @staticmethod
-    def from_entries(points: np.ndarray, errors: np.ndarray, entries: np.ndarray, num_views: int) -> "Tracks":
-        """From (K, 2) pairs of a photograph and a point that it saw; a pair counts once."""
-        entries = np.unique(entries.reshape(-1, 2), axis=0)
-        counts = np.bincount(entries[:, 0], minlength=num_views)
-        return Tracks(points, errors, np.concatenate([[0], np.cumsum(counts)]), entries[:, 1])
-
-
-def save_tracks(path: Path, tracks: Tracks, image_names: list[str]) -> None:
-    """Write points of a scene in the dataset's frame; ``read_tracks`` reads them back."""
-    np.savez_compressed(
-        path,
-        points=tracks.points,
-        frame=np.array("dataset"),
-        errors=tracks.errors,
-        track_lengths=tracks.lengths,
-        view_offsets=tracks.view_offsets,
-        view_point_index=tracks.view_point_index,
-        image_names=np.array(image_names),
-    )
 
 
 def read_tracks(path: Path, scene: Scene) -> Tracks:
@@ -152,22 +91,19 @@ def _moved(tracks: Tracks, matrix: np.ndarray) -> Tracks:
 
 
 def _read_colmap(folder: Path, scene: Scene) -> Tracks:
-    if not PYCOLMAP:
-        raise ModuleNotFoundError(f"reading the COLMAP model {folder} needs pycolmap: pip install pycolmap")
-    import pycolmap
-
-    model = pycolmap.Reconstruction(str(folder))
-    view_of_name = {Path(name).stem: view for view, name in enumerate(scene.image_names)}
+    model = load_model(folder)
     registered = [image for image in model.images.values() if image.has_pose]
-    unknown = [image.name for image in registered if Path(image.name).stem not in view_of_name]
-    if unknown:
-        raise ValueError(
-            f"{folder}: the COLMAP model has {unknown[0]}, but {scene.name} has no such photograph; "
-            "the model belongs to another scene"
-        )
-    view_of_id = {image.image_id: view_of_name[Path(image.name).stem] for image in registered}
+    view_of_name = _views_of_names(scene.image_names)
+    views = {image.image_id: _view_of(image.name, view_of_name) for image in registered}
+    # photographs that the scene leaves out are no matter, as long as enough are left to tell that it is the same
+    view_of_id = {number: view for number, view in views.items() if view is not None}
     if len(view_of_id) < 3:
-        raise ValueError(f"{folder}: the COLMAP model has {len(view_of_id)} posed photographs, at least 3 are needed")
+        unknown = next((image.name for image in registered if views[image.image_id] is None), None)
+        raise ValueError(
+            f"{folder}: the COLMAP model has {len(view_of_id)} posed photographs of {scene.name}, at least 3 are "
+            "needed" + (f"; it has {unknown}, but {scene.name} has no such photograph" if unknown else "")
+        )
+    registered = [image for image in registered if image.image_id in view_of_id]
     theirs = np.array([image.projection_center() for image in registered])
     ours = scene.camera_to_world[list(view_of_id.values()), :3, 3].double().numpy()
     to_normalized = similarity_between(theirs, ours)
@@ -189,6 +125,18 @@ def _read_colmap(folder: Path, scene: Scene) -> Tracks:
     errors[errors < 0] = np.nan  # COLMAP's word for not computed
     entries_array = np.array(entries, dtype=np.int64).reshape(-1, 2)
     return _moved(Tracks.from_entries(xyz, errors, entries_array, len(scene.images)), to_normalized)
+
+
+def _views_of_names(names: list[str]) -> dict[str, int]:
+    """Number of each photograph by its name and, where no other has the same one, by its stem."""
+    stems = [Path(name).stem for name in names]
+    views = {stem: view for view, stem in enumerate(stems) if stems.count(stem) == 1}
+    return views | {Path(name).with_suffix("").as_posix(): view for view, name in enumerate(names)}
+
+
+def _view_of(name: str, views: dict[str, int]) -> int | None:
+    full = Path(name).with_suffix("").as_posix()
+    return views.get(full, views.get(Path(name).stem))
 
 
 def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 import torchmetrics
 from torch import Tensor, nn
 
+from metrics.images import without_padding
 from metrics.per_object import PerObjectMetric
 from ops.types import ObjectBatch, Reconstruction
 
@@ -122,5 +123,6 @@ class LPIPSScore(PerObjectMetric):
         targets = batch["images"][i].to(images)
         with torch.no_grad():
             # one view at a time: VGG's first layers of a large picture take a gigabyte
-            distances = [self._distance[0](x[None], y[None]) for x, y in zip(images, targets, strict=True)]
+            pairs = [without_padding(batch, i, v, pair) for v, pair in enumerate(zip(images, targets, strict=True))]
+            distances = [self._distance[0](x[None], y[None]) for x, y in pairs]
         return {self.columns[0]: torch.cat(distances).double().mean().item()}

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from benchmarks.supervision import CELLS, write_halves
-from datamodules.sparse_points import Tracks, read_tracks, save_tracks
+from datamodules.sparse_points import read_tracks
+from datamodules.tracks import Tracks, save_tracks
 from methods.neuralangelo import Neuralangelo
 from tests.datamodules.toy import make_scene
 

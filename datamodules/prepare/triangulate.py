@@ -16,7 +16,8 @@ from lightning_utilities.core.imports import RequirementCache
 
 from datamodules.dtu import find_scan, image_paths_of, read_scan
 from datamodules.scene import Scene
-from datamodules.sparse_points import MAX_REPROJECTION_ERROR, MIN_TRACK_LENGTH, Tracks, save_tracks
+from datamodules.sparse_points import MAX_REPROJECTION_ERROR, MIN_TRACK_LENGTH
+from datamodules.tracks import Tracks, save_tracks
 
 if TYPE_CHECKING:
     import pycolmap

@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,3 +153,11 @@ def test_a_method_that_reads_no_rays_trains_on_the_training_views() -> None:
     data = ToyData(reads={"images"}, held_out=2)
     data.setup()
     assert next(iter(data.train_dataloader()))["image_index"].tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("of_model", [True, False])
+def test_a_room_is_one_for_the_data_and_for_the_method(of_model: bool) -> None:
+    data = ToyData(make_scene(inside_out=not of_model), reader="Room")
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(inside_out=of_model))
+    with pytest.raises(ValueError, match=f"toy: inside_out is {not of_model} of the data but {of_model} of Room; set"):
+        data.setup()

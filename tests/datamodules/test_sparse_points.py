@@ -11,14 +11,13 @@ from datamodules.rays import RayDataset
 from datamodules.scene import Scene
 from datamodules.sparse_points import (
     PointFilter,
-    Tracks,
     filter_points,
     is_outlier,
     mask_shares,
     read_tracks,
-    save_tracks,
     similarity_between,
 )
+from datamodules.tracks import Tracks, save_tracks
 from ops.cameras import project
 from tests.datamodules.toy import make_scene
 
@@ -285,10 +284,26 @@ def test_a_colmap_model_in_any_frame_gives_the_points_and_who_saw_them(tmp_path:
         assert sorted(order[point] for point in ours) == sorted(theirs.tolist())
 
 
+def test_photographs_that_the_scene_leaves_out_are_no_matter(tmp_path: Path) -> None:
+    scene, tracks = toy_scene(), toy_tracks()
+    write_colmap_model(tmp_path / "model", scene, tracks, np.eye(4))
+    kept = [0, 2, 3, 4]
+    fewer = dataclasses.replace(
+        scene,
+        image_names=[scene.image_names[view] for view in kept],
+        **{name: getattr(scene, name)[kept] for name in ("images", "masks", "intrinsics", "camera_to_world")},
+    )
+    read = read_tracks(tmp_path / "model", fewer)
+    counts = np.diff(tracks.view_offsets)[kept]
+    assert np.diff(read.view_offsets).tolist() == counts.tolist()
+    with pytest.raises(ValueError, match=r"has 2 posed photographs of toy, at least 3 are needed"):
+        read_tracks(tmp_path / "model", dataclasses.replace(scene, image_names=["0.png", "1.png", "x", "y", "z"]))
+
+
 def test_a_colmap_model_of_other_photographs_or_poses_is_refused(tmp_path: Path) -> None:
     scene = toy_scene()
     write_colmap_model(tmp_path / "names", scene, toy_tracks(), np.eye(4), name="other_{}")
-    with pytest.raises(ValueError, match=r"has other_\d\.png, but toy has no such photograph"):
+    with pytest.raises(ValueError, match=r"0 posed .* of toy, at least 3 .* it has other_\d\.png, but toy has no such"):
         read_tracks(tmp_path / "names", scene)
     poses = scene.camera_to_world.clone()
     poses[2, 0, 3] += 0.5
