@@ -1,5 +1,6 @@
 """Cameras and points from a COLMAP model, text or binary, from before and after rigs and frames came to it."""
 
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -97,8 +98,7 @@ def load_model(folder: Path) -> "pycolmap.Reconstruction":
     absent = [f"{name}{suffix}" for name in NEEDED if not (folder / f"{name}{suffix}").is_file()]
     if absent:
         raise ValueError(f"{folder} lacks {', '.join(absent)}; a COLMAP model is cameras, images and points3D")
-    if suffix == ".bin":
-        check_binary_model(folder)
+    (check_binary_model if suffix == ".bin" else check_text_model)(folder)
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     model = pycolmap.Reconstruction()
     try:
@@ -106,6 +106,35 @@ def load_model(folder: Path) -> "pycolmap.Reconstruction":
     except (ValueError, IndexError, KeyError, RuntimeError) as error:
         raise ValueError(f"{folder}: the COLMAP model is broken ({error}); copy or compute it again") from error
     return model
+
+
+def check_text_model(folder: Path) -> None:
+    """Count the records of the .txt files and their words: pycolmap takes what is left of truncated ones for the whole.
+
+    Raises:
+        ValueError: a record has too few words, or there are not as many as the file's own header says.
+    """
+    for name in NEEDED:
+        path = folder / f"{name}.txt"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        records = [line.split() for line in lines if not line.startswith("#")]
+        if name == "images":
+            # two lines each: the pose, and what was seen, which may be nothing
+            if len(records) % 2 and not records[-1]:
+                records.pop()
+            records, points = records[::2], records[1::2]
+            is_whole = len(records) == len(points) and all(len(line) % 3 == 0 for line in points)
+            is_whole = is_whole and all(len(line) >= 10 for line in records)
+        else:
+            records = [line for line in records if line]
+            is_cameras = name == "cameras"
+            is_whole = all(len(line) >= (5 if is_cameras else 8) for line in records)
+            is_whole = is_whole and (is_cameras or all(len(line) % 2 == 0 for line in records))
+        header = next((line for line in lines if line.startswith("# Number of")), "")
+        stated = re.match(r"# Number of [A-Za-z]+: (\d+)", header)
+        if not is_whole or (stated and int(stated[1]) != len(records)):
+            said = f"its header says {stated[1]}" if stated else "of which the last is not whole"
+            raise ValueError(f"{path} is truncated or broken: it has {len(records)} records, {said}; copy it again")
 
 
 def check_binary_model(folder: Path) -> None:

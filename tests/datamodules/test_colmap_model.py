@@ -76,6 +76,23 @@ def test_a_truncated_file_is_named_wherever_it_ends(root: Path, name: str) -> No
         check_binary_model(root / "sparse/0")
 
 
+@pytest.mark.parametrize("name", ["cameras.txt", "images.txt", "points3D.txt"])
+def test_a_truncated_text_file_is_named_wherever_it_ends(tmp_path: Path, name: str) -> None:
+    write_colmap(tmp_path, [f"{view:04d}.png" for view in range(NUM_VIEWS)], is_text=True)
+    path = tmp_path / name
+    lines = path.read_text().splitlines()
+    words = len(lines[-1].split())
+    first_record = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    cut_line = "\n".join([*lines[:-1], " ".join(lines[-1].split()[: words // 2 if words % 4 else words // 2 - 1])])
+    for content in (cut_line, "\n".join(lines[: (first_record + len(lines)) // 2])):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"{name} is truncated or broken: it has \d+ records"):
+            load_model(tmp_path)
+    # programs other than COLMAP write no header, and end with a blank line or not
+    path.write_text("\n".join([*lines[first_record:], ""]))
+    assert len(load_model(tmp_path).images) == NUM_VIEWS
+
+
 def test_what_is_no_model_is_said(root: Path) -> None:
     (root / "sparse/0/points3D.bin").unlink()
     with pytest.raises(ValueError, match=r"lacks cameras.txt, images.txt, points3D.txt; a COLMAP model is"):
