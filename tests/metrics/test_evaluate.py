@@ -1,7 +1,9 @@
 """The program that scores meshes of others: closed forms, the public evaluator, and what it says of bad input."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,6 +91,19 @@ def test_dtu_agrees_with_the_public_evaluator_on_files_of_its_formats(folder: Pa
     assert list(found.values()) == pytest.approx(expected, rel=1e-3)
     # a ball 0.3 mm too large and 0.2 mm aside, against points about as far apart as that
     assert 0.2 < found["dtu_none_overall_mm"] < 0.6
+
+
+def test_dtu_agrees_with_the_public_evaluator_itself(folder: Path, tmp_path: Path) -> None:
+    command = os.environ.get("BOTTEGA_DTU_EVALUATOR")
+    if command is None:
+        pytest.skip("set BOTTEGA_DTU_EVALUATOR to '<python with open3d, scikit-learn> <eval.py of DTUeval-python>'")
+    shutil.copytree(folder / "official/Points", tmp_path / "Points")
+    shutil.copytree(folder / "official/SampleSet/MVS Data/ObsMask", tmp_path / "ObsMask")
+    flags = ["--data", folder / "scan.ply", "--scan", "7", "--dataset_dir", tmp_path, "--vis_out_dir", tmp_path]
+    printed = subprocess.run([*shlex.split(command), *flags], capture_output=True, text=True, check=True).stdout
+    args = [folder / "scan.ply", "--truth", folder / "official", "--protocol", "dtu", "--scan", 7]
+    found = scores(main([*map(str, args), "--dtu.culling", "none"]))
+    assert list(found.values()) == pytest.approx([float(word) for word in printed.split()[-3:]], rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:DTU's culling is defined")
