@@ -100,6 +100,8 @@ def picture(shape: Shape, intrinsics: Tensor, camera_to_world: Tensor, height: i
 def shape_cameras(shape: Shape, batch: ObjectBatch, i: int, to_shape: Tensor, size: int) -> list[Camera]:
     """Three cameras about a shape, the first one that of the object's first photograph where there is one.
 
+    Where there are cameras without photographs, all three stand in the directions of some of those.
+
     Args:
         shape: in the frame that the cameras are wanted in.
         batch: cameras in the normalised frame, if any.
@@ -111,10 +113,11 @@ def shape_cameras(shape: Shape, batch: ObjectBatch, i: int, to_shape: Tensor, si
     # quantiles, so that a few stray pieces do not make the rest small
     low, high = points.quantile(0.005, dim=0), points.quantile(0.995, dim=0)
     center, radius = (low + high) / 2, (high - low).norm().item() / 2 or 1.0
-    front, up, first = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0]), None
-    if "camera_to_world" in batch and "images" in batch:
+    front, up, first, poses = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0]), None, []
+    if "camera_to_world" in batch:
         poses = _moved(batch["camera_to_world"][i].cpu().float(), to_shape)
         front, up = F.normalize(poses[0, :3, 3] - center, dim=0), F.normalize(-poses[:, :3, 1].mean(0), dim=0)
+    if "camera_to_world" in batch and "images" in batch:
         height, width = without_padding(batch, i, 0, [batch["images"][i, 0]])[0].shape[-2:]
         scale = size / max(height, width)
         intrinsics = batch["intrinsics"][i, 0].cpu().float() * torch.tensor([scale, scale, 1.0])[:, None]
@@ -123,10 +126,18 @@ def shape_cameras(shape: Shape, batch: ObjectBatch, i: int, to_shape: Tensor, si
     focal = size / 2 / math.tan(FIELD_OF_VIEW / 2)
     pinhole = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
 
-    def orbit(title: str, azimuth: float, elevation: float) -> Camera:
-        direction = _turned(front, up, math.radians(azimuth), math.radians(elevation))
+    def towards(title: str, direction: Tensor, up: Tensor = up) -> Camera:
         return title, pinhole, look_at(center + distance * direction, center, up), size, size
 
+    def orbit(title: str, azimuth: float, elevation: float) -> Camera:
+        return towards(title, _turned(front, up, math.radians(azimuth), math.radians(elevation)))
+
+    if len(poses) and first is None:
+        directions = F.normalize(poses[:, :3, 3] - center, dim=1)
+        # with each camera's own up, since a mean one may be where somebody looks down from
+        chosen = [len(poses) * k // 3 for k in range(3)]
+        names = batch["image_index"][i].tolist() if "image_index" in batch else range(len(poses))
+        return [towards(f"as photograph {names[k]}", directions[k], -poses[k, :3, 1]) for k in dict.fromkeys(chosen)]
     return [first or orbit("front", 0, 10), orbit("left", -60, 10), orbit("right, above", 50, 40)]
 
 

@@ -18,6 +18,7 @@ from datamodules.rays import RayDataset
 from ops.cameras import pixel_centers, pixel_rays, project
 from ops.types import ObjectBatch, Observation, RayBatch
 
+NUM_CAMERAS = 8
 PHOTOGRAPH_KEYS = frozenset({"images", "intrinsics", "camera_to_world", "image_index"})
 
 
@@ -171,7 +172,8 @@ def object_batch(scene: Scene, views: list[int], downscale: int = 1) -> ObjectBa
 
     Args:
         scene: what to show.
-        views: which photographs; none leaves out the keys that speak of photographs.
+        views: which photographs; with none there are ``NUM_CAMERAS`` cameras, spread over all of the scene's, which say
+            from where it was seen, and no images.
         downscale: factor by which they are made smaller, by area averaging.
 
     Returns:
@@ -195,6 +197,11 @@ def object_batch(scene: Scene, views: list[int], downscale: int = 1) -> ObjectBa
             batch["image_sizes"] = scene.image_sizes[views][None] // downscale
         if scene.masks is not None:
             batch["masks"] = torch.nn.functional.avg_pool2d(scene.masks[views].float() / 255, downscale)[None]
+    else:
+        spread = torch.linspace(0, len(scene.images) - 1, min(NUM_CAMERAS, len(scene.images))).long()
+        batch["intrinsics"] = scene.intrinsics[spread][None]
+        batch["camera_to_world"] = scene.camera_to_world[spread][None]
+        batch["image_index"] = spread[None]
     if scene.surface_points is not None:
         batch["surface_points"] = scene.surface_points[None]
     if scene.surface_normals is not None:

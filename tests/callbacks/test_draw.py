@@ -91,10 +91,23 @@ def test_the_first_picture_of_a_shape_is_taken_by_the_camera_of_the_photograph()
     torch.testing.assert_close(pose[:3, :3] @ pose[:3, :3].T, torch.eye(3))
 
 
+def test_without_photographs_a_shape_is_seen_from_where_they_were_taken() -> None:
+    pose = torch.eye(4).repeat(6, 1, 1)
+    directions = torch.nn.functional.normalize(torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    pose[:, :3, 3] = 3 * directions
+    batch = {"camera_to_world": pose[None], "intrinsics": torch.eye(3).expand(1, 6, 3, 3)}
+    cameras = shape_cameras(Shape(CORNERS - CORNERS.mean(0), FACES), batch, 0, torch.eye(4), size=64)
+    assert [title for title, *_ in cameras] == ["as photograph 0", "as photograph 2", "as photograph 4"]
+    seen_from = torch.stack([camera[2][:3, 3] for camera in cameras])
+    torch.testing.assert_close(torch.nn.functional.normalize(seen_from, dim=1), directions[::2], atol=0.02, rtol=0)
+
+
 @pytest.mark.parametrize("offset", [0.0, 4000.0])
-@pytest.mark.parametrize("with_cameras", [True, False])
-def test_a_shape_stands_in_the_middle_of_its_picture_from_every_side(offset: float, with_cameras: bool) -> None:
-    batch = collate([sample(0)]) if with_cameras else {}
+@pytest.mark.parametrize("cameras", ["of photographs", "without photographs", "none"])
+def test_a_shape_stands_in_the_middle_of_its_picture_from_every_side(offset: float, cameras: str) -> None:
+    batch = {} if cameras == "none" else collate([sample(0)])
+    if cameras == "without photographs":
+        del batch["images"]
     shape = Shape(CORNERS * 30 + offset, FACES)
     to_shape = torch.diag(torch.tensor([60.0, 60.0, 60.0, 1.0]))
     to_shape[:3, 3] = offset

@@ -132,11 +132,13 @@ def test_validation_shows_the_first_held_out_views_and_test_all() -> None:
         assert batch["object_index"].tolist() == [0]
 
 
-def test_without_held_out_views_there_are_no_photographs_but_truth() -> None:
+def test_without_held_out_views_there_are_cameras_and_truth_but_no_photographs() -> None:
     data = ToyData(make_scene(surface_points=torch.rand(10, 3)))
     data.setup()
     batch = next(iter(data.test_dataloader()))
-    assert not {"images", "masks", "intrinsics", "camera_to_world", "image_index"} & set(batch)
+    assert not {"images", "masks", "image_sizes"} & set(batch)
+    assert batch["image_index"].tolist() == [[0, 1, 2, 3, 4]]
+    assert torch.equal(batch["camera_to_world"][0], data.scene.camera_to_world)
     assert batch["surface_points"].shape == (1, 10, 3)
 
 
