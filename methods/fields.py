@@ -17,6 +17,7 @@ from ops.hash_grid.grid import HashGrid
 from ops.rays import points_along
 from ops.rendering import alpha_from_density, composite, weights_from_alpha
 from ops.sampling import stratified_distances
+from ops.softplus import softplus, softplus_jet
 
 
 class SDFNetwork(nn.Module):
@@ -69,22 +70,23 @@ class SDFNetwork(nn.Module):
         """
         encoded, jacobian = self.grid.encode_with_jacobian(points, active_levels)  # (..., A), (..., 3, A)
         weight = self.hidden.weight[:, : 3 + encoded.shape[-1]]
-        input_ = F.linear(torch.cat([points, encoded], dim=-1), weight, self.hidden.bias)  # (..., H)
-        slope = F.linear(jacobian, weight[:, 3:]) + weight[:, :3].T  # (..., 3, H) d input / d x_a
-        activation = torch.sigmoid(100 * input_)  # first derivative of the softplus
-        hidden = F.softplus(input_, beta=100)
-        out = self.sdf.weight[0]
-        gradient = (activation[..., None, :] * slope) @ out
-        laplacian = (100 * activation * (1 - activation) * slope.square().sum(-2)) @ out
-        return self.sdf(hidden).squeeze(-1), gradient, laplacian, self._feature(hidden)
+        affine = torch.cat([self.hidden.bias[None], weight[:, :3].T])
+        # rows: the encoding, and its derivatives along x, y and z
+        rows = torch.cat([encoded[..., None, :], jacobian], dim=-2)  # (..., 4, A)
+        jet = F.linear(rows, weight[:, 3:]).view(-1, 4, len(weight))
+        value, gradient, laplacian, hidden = softplus_jet(jet, points.view(-1, 3), affine, self.sdf.weight[0], beta=100)
+        shape = points.shape[:-1]
+        hidden = hidden.view(*shape, -1)
+        sdf = (value + self.sdf.bias).view(shape)
+        return sdf, gradient.view(*shape, 3), laplacian.view(shape), self._feature(hidden)
 
     def _hidden(self, points: Tensor, active_levels: int) -> Tensor:
         encoded = torch.cat([points, self.grid(points, active_levels)], dim=-1)
         # sleeping levels have no column in the input, so theirs in the weight are left out too
-        return F.softplus(F.linear(encoded, self.hidden.weight[:, : encoded.shape[-1]], self.hidden.bias), beta=100)
+        return softplus(F.linear(encoded, self.hidden.weight[:, : encoded.shape[-1]], self.hidden.bias), beta=100)
 
     def _feature(self, hidden: Tensor) -> Tensor:
-        return F.softplus(self.feature(hidden), beta=100)
+        return softplus(self.feature(hidden), beta=100)
 
 
 class ColorNetwork(nn.Module):
@@ -98,8 +100,14 @@ class ColorNetwork(nn.Module):
 
     def forward(self, points: Tensor, harmonics: Tensor, normals: Tensor, feature: Tensor, code: Tensor) -> Tensor:
         """All (..., C) with C = 3, 16, 3, H and the code's size -> (..., 3) sRGB."""
-        x = torch.cat([points, harmonics, normals, feature, code], dim=-1)
-        for layer in self.layers:
+        first, *others = self.layers
+        # to a multiple of 16: BLAS libraries take twice as long for the 86 channels as for 96
+        padding = -first.in_features % 16
+        x = torch.cat(
+            [points, harmonics, normals, feature, code, points.new_zeros(*points.shape[:-1], padding)], dim=-1
+        )
+        x = F.relu(F.linear(x, F.pad(first.weight, (0, padding)), first.bias))
+        for layer in others:
             x = F.relu(layer(x))
         return self.rgb(x).sigmoid()
 

@@ -1,19 +1,13 @@
 """The hash encoding on CPU: numba's compiled loops, shared out to threads.
 
-Threads are Python's own (the loops release the GIL), not numba's: they compile in half the time, need no OpenMP or TBB,
-may be used from several callers at once, and their number follows ``torch.get_num_threads()`` at every call. Values and
-gradients are the same to the last bit for any number of threads.
+Threads are those of ``ops.threads``, not numba's, whose loops take twice as long to compile. Values and gradients are
+the same to the last bit for any number of threads.
 
 PyTorch's OpenMP threads spin for a while after each of its operations, and where no core is spare that starves these.
 Set ``OMP_WAIT_POLICY=PASSIVE`` before torch is imported.
 """
 
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +15,7 @@ from torch import Tensor
 
 from ops.hash_grid import numba_kernels
 from ops.hash_grid.layout import GridLayout
+from ops.threads import for_ranges, in_parallel
 
 # Fewer points than these are not worth waking a thread for
 _MIN_POINTS = 1024
@@ -31,7 +26,7 @@ def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int
     kernel = numba_kernels.encode_kernel(layout.features_per_level)
     features = table.new_empty(len(points), active_levels * layout.features_per_level)
     arrays = *_arrays(points, table), *_constants(layout, table.dtype)
-    _for_ranges(len(points), lambda *ends: kernel(*arrays, *ends, features.numpy()))
+    for_ranges(len(points), _MIN_POINTS, lambda *ends: kernel(*arrays, *ends, features.numpy()))
     return features
 
 
@@ -44,7 +39,7 @@ def encode_with_jacobian(
     jacobian = table.new_empty(len(points), 3, active_levels * layout.features_per_level)
     arrays = *_arrays(points, table), *_constants(layout, table.dtype)
     outputs = features.numpy(), jacobian.numpy()
-    _for_ranges(len(points), lambda *ends: kernel(*arrays, *ends, *outputs))
+    for_ranges(len(points), _MIN_POINTS, lambda *ends: kernel(*arrays, *ends, *outputs))
     return features, jacobian
 
 
@@ -63,7 +58,7 @@ def scatter(points: Tensor, grad_features: Tensor | None, grad_jacobian: Tensor 
         if grad_features is None:
             grad_features = points.new_zeros(len(points), some_gradient.shape[-1])
         arrays = *_arrays(points, grad_features, grad_jacobian), *constants
-    _in_parallel(lambda levels: kernel(*arrays, levels, grad_table.numpy()), _dealt_out(active_levels))
+    in_parallel(lambda levels: kernel(*arrays, levels, grad_table.numpy()), _dealt_out(active_levels))
     return grad_table
 
 
@@ -72,7 +67,7 @@ def contract_second_derivatives(points: Tensor, table: Tensor, grad_jacobian: Te
     kernel = numba_kernels.contract_second_derivatives_kernel(layout.features_per_level)
     grad_points = torch.zeros_like(points)
     arrays = *_arrays(points, table, grad_jacobian), *_constants(layout, table.dtype)
-    _for_ranges(len(points), lambda *ends: kernel(*arrays, *ends, grad_points.numpy()))
+    for_ranges(len(points), _MIN_POINTS, lambda *ends: kernel(*arrays, *ends, grad_points.numpy()))
     return grad_points
 
 
@@ -88,34 +83,9 @@ def _constants(layout: GridLayout, dtype: torch.dtype) -> tuple[np.ndarray, np.n
     return np.array(layout.level_records, np.int64), np.array(layout.scales, float_type), cube
 
 
-def _for_ranges(num_points: int, work: Callable[[int, int], Any]) -> None:
-    """Call ``work(start, stop)`` on one range of points a thread."""
-    num_ranges = max(min(torch.get_num_threads(), num_points // _MIN_POINTS), 1)
-    ends = [num_points * i // num_ranges for i in range(num_ranges + 1)]
-    _in_parallel(lambda range_: work(*range_), list(itertools.pairwise(ends)))
-
-
 def _dealt_out(num_levels: int) -> list[np.ndarray]:
     """Levels for each thread, dealt to and fro, as fine ones miss the cache most and take longest."""
     num_hands = min(torch.get_num_threads(), num_levels)
     round_trip = [*range(num_hands), *reversed(range(num_hands))]
     hand_of_level = np.resize(round_trip, num_levels)
     return [np.flatnonzero(hand_of_level == hand) for hand in range(num_hands)]
-
-
-def _in_parallel(work: Callable[[Any], Any], shares: list[Any]) -> None:
-    """Call ``work`` on every share, each on a thread of its own, the first on this one."""
-    others = [_thread_pool().submit(work, share) for share in shares[1:]]
-    work(shares[0])
-    for other in others:
-        other.result()
-
-
-@lru_cache
-def _thread_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="hash_grid")
-
-
-# a forked process (a DataLoader's worker) inherits the pool without its threads, and would wait for them for ever
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_thread_pool.cache_clear)
