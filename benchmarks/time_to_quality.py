@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -47,8 +48,8 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-def fit(scene: str, steps: int, image_size: int, device: str, folder: Path) -> float:
-    """Wall seconds of training of one run, whose checkpoint is the newest below the folder then."""
+def fit(scene: str, steps: int, image_size: int, device: str, folder: Path, flags: Sequence[str] = ()) -> float:
+    """Wall seconds of training of one run, whose checkpoint is the newest below the folder then; flags come last."""
     fit = ["fit", "--config", str(CONFIG), "--run_root", str(folder / "runs"), f"--trainer.max_steps={steps}"]
     data = {"scene": scene, "image_size": image_size, "root": folder / "data"}
     quiet = ["--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
@@ -59,6 +60,7 @@ def fit(scene: str, steps: int, image_size: int, device: str, folder: Path) -> f
                 *[*fit, *(f"--data.init_args.{name}={value}" for name, value in data.items()), *quiet],
                 f"--trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}",
                 f"--trainer.callbacks+={Clock.__module__}.Clock",
+                *flags,
             ]
         )
     return next(callback for callback in cli.trainer.callbacks if isinstance(callback, Clock)).seconds
