@@ -156,6 +156,17 @@ def up_axis(batch: ObjectBatch, i: int) -> Tensor | None:
     return up if "normalized_to_dataset" not in batch else batch["normalized_to_dataset"][i].double().cpu()[:3, :3] @ up
 
 
+def first_camera(batch: ObjectBatch, i: int) -> Tensor | None:
+    """(3,) position of an object's first camera, in the dataset's frame; ``None`` without cameras."""
+    if "camera_to_world" not in batch:
+        return None
+    position = batch["camera_to_world"][i, 0, :3, 3].double().cpu()
+    if "normalized_to_dataset" not in batch:
+        return position
+    matrix = batch["normalized_to_dataset"][i].double().cpu()
+    return matrix[:3, :3] @ position + matrix[:3, 3]
+
+
 def file_contents(shape: Shape | TexturedShape, kind: Literal["ply", "obj", "glb"], name: str) -> dict[str, bytes]:
     """The files of one format: ending -> content.
 
