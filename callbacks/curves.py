@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from callbacks.runs import Run
+
 MAX_POINTS = 300
 NO_CURVES = ("epoch", "step")
 
@@ -43,6 +45,15 @@ def resumed_at(folders: list[Path]) -> list[float]:
     return starts
 
 
+def steps_of(run: Run) -> int | None:
+    """Optimizer steps behind what was tested, or else those that were logged; ``None`` where neither is known."""
+    if isinstance(run.record.get("steps"), int):
+        return run.record["steps"]
+    logged, _ = _logged(run.folder / "metrics.csv")
+    # Lightning counts from 0
+    return max((int(points[-1][0]) + 1 for points in logged.values()), default=None)
+
+
 def thinned(points: Points) -> tuple[list[float], list[float]]:
     """Steps and values, averaged within ``MAX_POINTS`` stretches, as many as the eye can tell apart."""
     stride = -(-len(points) // MAX_POINTS) or 1
@@ -58,9 +69,9 @@ def _logged(path: Path) -> tuple[dict[str, Points], list[str]]:
     if text and not text.endswith("\n"):
         # a run that was killed while it wrote
         text = text[: text.rfind("\n") + 1]
-        notes.append(f"{_short(path)} ends in the middle of a line, which is left out.")
+        notes.append("metrics.csv ends in the middle of a line, which is left out.")
     logged: dict[str, Points] = {}
-    num_not_finite = 0
+    not_finite: dict[str, int] = {}
     for number, row in enumerate(csv.DictReader(text.splitlines()), 2):
         step = _number(row.get("step"), path, number)
         for name, cell in row.items():
@@ -69,10 +80,11 @@ def _logged(path: Path) -> tuple[dict[str, Points], list[str]]:
                 continue
             if math.isfinite(value):
                 logged.setdefault(name, []).append((step, value))
-            else:
-                num_not_finite += 1
-    if num_not_finite:
-        notes.append(f"{_short(path)}: {num_not_finite} values are not finite and are not drawn.")
+            elif not name.startswith("val/"):  # a score that no object has is NaN
+                not_finite[name] = not_finite.get(name, 0) + 1
+    if not_finite:
+        counts = ", ".join(f"{name} {count} times" for name, count in not_finite.items())
+        notes.append(f"Not finite, and not drawn: {counts}.")
     return {name: sorted(points) for name, points in logged.items()}, notes
 
 
@@ -85,7 +97,3 @@ def _number(cell: Any, path: Path, line: int) -> float | None:
         raise ValueError(
             f"{path}: line {line}: {str(cell)[:40]!r} is no number; the file is damaged: restore it or remove that line"
         ) from None
-
-
-def _short(path: Path) -> str:
-    return "/".join(path.parts[-2:])

@@ -61,7 +61,9 @@ def find_runs(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
-            raise ValueError(f"{path}: no such folder; expected a run (<experiment>/version_<n>), an experiment or runs/")
+            raise ValueError(
+                f"{path}: no such folder; expected a run (<experiment>/version_<n>), an experiment or runs/"
+            )
         runs = _runs_of(path)
         if not runs:
             raise ValueError(
@@ -223,7 +225,7 @@ def training_seconds(folders: list[Path]) -> float | None:
         seconds = max((one.stat().st_mtime for one in ended), default=0.0) - (
             begun.stat().st_mtime if begun.is_file() else 0.0
         )
-        if not ended or not begun.is_file() or seconds <= 0:
+        if not ended or not begun.is_file() or seconds < 1:
             return None
         total += seconds
     return total

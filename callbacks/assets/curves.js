@@ -23,13 +23,13 @@
     return made;
   }
 
-  function linearTicks(low, high) {
-    const rough = Math.max(high - low, 1e-12) / 4;
+  function linearTicks(low, high, count = 4) {
+    const rough = Math.max(high - low, 1e-12) / count;
     const unit = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((factor) => factor * unit).find((one) => one >= rough * 0.999);
     const first = Math.floor(low / step + 1e-9);
-    const count = Math.ceil(high / step - 1e-9) - first;
-    return Array.from({ length: Math.max(count, 1) + 1 }, (_, k) => Number(((first + k) * step).toPrecision(12)));
+    const last = Math.max(Math.ceil(high / step - 1e-9), first + 1);
+    return Array.from({ length: last - first + 1 }, (_, k) => Number(((first + k) * step).toPrecision(12)));
   }
 
   function logTicks(low, high) {
@@ -82,7 +82,7 @@
           element("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, tickText(tick)),
         );
       }
-      for (const step of linearTicks(0, last).filter((one) => one <= last)) {
+      for (const step of linearTicks(0, last, 6).filter((one) => one <= last)) {
         const words = step.toLocaleString("en");
         svg.append(element("text", { x: x(step), y: height - 6, "text-anchor": "middle" }, words));
       }

@@ -4,9 +4,10 @@
 (() => {
   const frames = document.querySelectorAll(".viewer[data-model]");
   if (!frames.length) return;
-  const DISTANCE = "4.1m"; // at which the unit sphere fills a field of view of 30 degrees
+  const DISTANCE = "3.9m"; // at which the unit sphere fills a field of view of 30 degrees
   const urls = new Map();
   let library = null;
+  let turn = Promise.resolve();
 
   function unpacked(id) {
     const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
@@ -57,8 +58,17 @@
     // the wheel scrolls the page until a shape has been clicked
     viewer.addEventListener("focus", () => viewer.removeAttribute("disable-zoom"));
     viewer.addEventListener("blur", () => viewer.setAttribute("disable-zoom", ""));
-    viewer.addEventListener("load", () => { frame.dataset.state = "drawn"; });
-    viewer.addEventListener("error", () => fail(frame, "this shape cannot be drawn here"));
+    return new Promise((resolve) => {
+      viewer.addEventListener("load", () => {
+        frame.dataset.state = "drawn";
+        resolve();
+      });
+      viewer.addEventListener("error", () => {
+        fail(frame, "this shape cannot be drawn here");
+        resolve();
+      });
+      setTimeout(resolve, 5000);
+    });
   }
 
   function fail(frame, words) {
@@ -66,10 +76,8 @@
     frame.replaceChildren(words);
   }
 
-  async function enter(frame) {
-    if (frame.dataset.state) return;
-    frame.dataset.state = "loading";
-    frame.textContent = "unpacking";
+  async function draw(frame) {
+    if (frame.dataset.state !== "loading") return;
     if (!("DecompressionStream" in window)) {
       fail(frame, "this browser is too old to draw shapes; the file is linked below");
       return;
@@ -78,9 +86,18 @@
     const url = await urlOf(frame.dataset.model);
     if (frame.dataset.state !== "loading") return;
     const viewer = document.createElement("model-viewer");
-    start(viewer, frame);
+    const drawn = start(viewer, frame);
     viewer.src = url;
     frame.replaceChildren(viewer);
+    await drawn;
+  }
+
+  function enter(frame) {
+    if (frame.dataset.state) return;
+    frame.dataset.state = "loading";
+    frame.textContent = "unpacking";
+    // one after the other, so that the page stays smooth
+    turn = turn.then(() => draw(frame));
   }
 
   function leave(frame) {

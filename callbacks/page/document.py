@@ -4,8 +4,9 @@ import base64
 import gzip
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from callbacks.curves import read_curves, resumed_at, thinned
+from callbacks.curves import read_curves, resumed_at, steps_of, thinned
 from callbacks.page.facts import comparability, protocol_list, reproduction, setting_table
 from callbacks.page.links import json_in_script, link
 from callbacks.page.objects import Card, cards_of, fill, model_texts, object_cards
@@ -15,9 +16,10 @@ from callbacks.runs import Run, lineage, training_seconds
 ASSETS = Path(__file__).parents[1] / "assets"
 VIEWER = ASSETS / "model-viewer" / "model-viewer-umd.min.js"
 MEGABYTE = 10**6
-MODEL_SHARE, PICTURE_SHARE = 0.5, 0.4
-"""Of the size that a page may have; what is left is for tables, curves and the viewer."""
+CONTENT_SHARE, PICTURE_SHARE = 0.9, 0.4
+"""Of the size that a page may have, for shapes and pictures, and for pictures alone; the rest is for tables and curves."""
 NUM_COLORS = 8
+MANY = 8  # objects, after which tables and curves come before the long row of shapes
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval'; style-src 'unsafe-inline'; "
@@ -41,18 +43,20 @@ def page(runs: list[Run], root: Path, max_megabytes: float = 15.0) -> str:
     room = max_megabytes * MEGABYTE - _viewer_size()
     cards = cards_of(shown)
     anchors = {key: f"object-{k}" for k, key in enumerate(cards)}
-    left_out = fill(list(cards.values()), int(MODEL_SHARE * room), int(PICTURE_SHARE * room))
+    left_out = fill(list(cards.values()), int(CONTENT_SHARE * room), int(PICTURE_SHARE * room))
     curves, notes = _curves(shown)
     rows, of_rows = object_table(shown, anchors)
-    notes = [*comparability(shown), *_missing(shown), *notes, *left_out, *of_rows]
+    notes = [*comparability(shown), *_said_once(shown, notes), *left_out, *of_rows]
     title = shown[0].name if len(shown) == 1 else f"{len(shown)} runs"
     scores = figures(runs[0]) if len(runs) == 1 else run_table(shown) + setting_table(shown)
-    scores += category_table(shown) + (protocol_list(shown) if runs and any(run.objects for run in runs) else "")
+    shapes = {"Shapes and views": _hint(cards) + object_cards(cards, shown, anchors, root) if cards else ""}
+    many = len(cards) > MANY
     sections = {
-        "Scores" if len(runs) == 1 else "Runs": scores,
-        "Shapes and views": _hint(cards) + object_cards(cards, shown, anchors, root) if cards else "",
+        "Scores" if len(runs) == 1 else "Runs": scores + category_table(shown) + protocol_list(shown),
+        **({} if many else shapes),
         "Objects": rows + _tables_links(shown, root) if rows else "",
         "Training": '<div id="curves"></div>\n' if curves["names"] else "",
+        **(shapes if many else {}),
         "How it was made": "".join(map(reproduction, shown)),
     }
     sections = {name: content for name, content in sections.items() if content}
@@ -108,6 +112,7 @@ def _shown(runs: list[Run]) -> list[Shown]:
             name,
             f'<span class="run" style="--run: var(--run-{k % NUM_COLORS})">{escape(name)}</span>',
             training_seconds(lineage(run)),
+            steps_of(run),
         )
         for k, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
@@ -118,7 +123,7 @@ def _subtitle(shown: list[Shown]) -> str:
         return escape(", ".join(dict.fromkeys(one.run.method for one in shown if one.run.method)))
     one, run = shown[0], shown[0].run
     facts = [run.method] if run.method else []
-    facts += [f"{run.record['steps']:,} steps"] if isinstance(run.record.get("steps"), int) else []
+    facts += [f"{one.steps:,} steps"] if one.steps else []
     facts += [f"{duration(one.seconds)} of training"] if one.seconds else []
     facts += [f"seed {seed_of(run)}"] if seed_of(run) else []
     facts += [f"{len(run.objects):,} object{'s' if len(run.objects) > 1 else ''}"] if run.objects else []
@@ -127,17 +132,22 @@ def _subtitle(shown: list[Shown]) -> str:
     return escape(", ".join(facts))
 
 
-def _missing(shown: list[Shown]) -> list[str]:
-    return [f"{one.name}: {note}" if len(shown) > 1 else note for one in shown for note in one.run.notes]
+def _said_once(shown: list[Shown], of_curves: list[list[str]]) -> list[str]:
+    """Notes on single runs, each with the names of the runs that it is about."""
+    about: dict[str, list[str]] = {}
+    for one, notes in zip(shown, of_curves, strict=True):
+        for note in [*one.run.notes, *notes]:
+            about.setdefault(note, []).append(one.name)
+    return [note if len(shown) == 1 else f"{', '.join(names)}: {note}" for note, names in about.items()]
 
 
-def _curves(shown: list[Shown]) -> tuple[dict[str, object], list[str]]:
-    """What ``curves.js`` draws, and notes on what was left out."""
+def _curves(shown: list[Shown]) -> tuple[dict[str, Any], list[list[str]]]:
+    """What ``curves.js`` draws, and of every run notes on what was left out."""
     runs, notes = [], []
     for one in shown:
         folders = lineage(one.run)
         logged, said = read_curves(folders)
-        notes += said
+        notes.append(said)
         curves = {name: thinned(points) for name, points in logged.items() if len(points) > 1}
         runs.append({"name": one.name, "resumed": resumed_at(folders), "curves": curves})
     order = {"train": 0, "val": 1}

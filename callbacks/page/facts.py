@@ -10,7 +10,10 @@ from callbacks.page.scores import Shown
 from callbacks.page.tables import Cell, Column, table, text
 
 MAX_SETTINGS = 60
-IRRELEVANT = ("run_name", "run_root", "ckpt_path", "trainer.logger", "trainer.callbacks")
+IRRELEVANT = (
+    *("run_name", "run_root", "ckpt_path", "trainer.logger", "trainer.callbacks"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+)
 
 
 def comparability(shown: list[Shown]) -> list[str]:
@@ -74,10 +77,14 @@ def setting_table(shown: list[Shown]) -> str:
         for key in differing[:MAX_SETTINGS]
     ]
     content = table(columns, rows, caption="Settings that differ", classes="settings") if rows else ""
+    summary = f"Settings that differ ({len(differing)})"
     more = [f"{len(differing) - MAX_SETTINGS} more differ."] if len(differing) > MAX_SETTINGS else []
     more += [] if rows else ["No setting that all of these runs have differs."]
-    more += [f"{num_others} settings are in some of the runs only, whose methods or data have no others."] * (num_others > 0)
-    return content + (f"<p>{' '.join(more)}</p>\n" if more else "")
+    more += [f"{num_others} settings are in some of the runs only, whose methods or data have no others."] * (
+        num_others > 0
+    )
+    content += f"<p>{' '.join(more)}</p>\n" if more else ""
+    return f"<details{' open' if len(rows) <= 12 else ''}><summary>{summary}</summary>{content}</details>\n"
 
 
 def reproduction(one: Shown) -> str:
@@ -106,7 +113,9 @@ def reproduction(one: Shown) -> str:
         again = f"python main.py fit --config {folder.as_posix()}/config.yaml"
         facts["to train it again"] = f"<code>{escape(again)}</code> at the same revision"
     if not environments:
-        facts["not written down"] = "This run has no environment.json: its commands, versions and machine are not known."
+        facts["not written down"] = (
+            "This run has no environment.json: its commands, versions and machine are not known."
+        )
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{content}</dd>" for name, content in facts.items())
     return f'<section class="facts"><h3>{one.label}</h3><dl class="lines">{lines}</dl></section>\n'
 

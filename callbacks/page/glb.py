@@ -6,6 +6,8 @@ KHR_mesh_quantization; colours are linear light, as glTF has them.
 
 import json
 import struct
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,8 @@ from ops.meshes import face_normals_and_areas
 from ops.types import Shape
 
 GREY = (0.56, 0.54, 0.5)
-FLOAT, UINT32, UINT16, INT8 = 5126, 5125, 5123, 5120
-POINT_RADIUS = 0.012  # of a shape in the unit sphere
+UINT32, UINT16, INT8 = 5125, 5123, 5120
+POINT_RADIUS = 0.015  # of a shape in the unit sphere
 
 OCTAHEDRON = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
 OCTAHEDRON_FACES = torch.tensor(
@@ -25,36 +27,53 @@ OCTAHEDRON_FACES = torch.tensor(
 )
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Values of three components, in ``rows`` (n, 3 or 4: padded), and what glTF calls their type."""
+
+    rows: np.ndarray
+    code: int
+    normalized: bool = False
+
+
 def glb_bytes(shape: Shape) -> bytes:
-    """A GLB of a mesh that lies about in the unit sphere.
+    """A GLB of a mesh or a point set that lies about in the unit sphere.
 
     Args:
         shape: not empty; without colours it is grey. Blocky shapes, of voxels, are lit face by face, others smoothly.
+            A point is a small octahedron, which is seen at any size.
     """
+    is_smooth = shape.faces is not None and not _is_blocky(shape)
+    shape = _points_as_mesh(shape) if shape.faces is None else shape
+    columns, node = _mesh_columns(shape, is_smooth)
+    return _file(columns, shape.faces.cpu().numpy().ravel(), node, has_colors=shape.vertex_colors is not None)
+
+
+def _points_as_mesh(shape: Shape) -> Shape:
+    # not EXT_mesh_gpu_instancing, a tenth of the size: model-viewer 4.4 draws it, but reports an error
+    vertices = shape.vertices.detach().cpu().double()[:, None] + POINT_RADIUS * OCTAHEDRON.double()
+    faces = OCTAHEDRON_FACES + 6 * torch.arange(len(vertices))[:, None, None]
+    colors = None if shape.vertex_colors is None else shape.vertex_colors.cpu().repeat_interleave(6, 0)
+    return Shape(vertices.view(-1, 3), faces.view(-1, 3), colors)
+
+
+def _mesh_columns(shape: Shape, is_smooth: bool) -> tuple[dict[str, Rows], dict[str, Any]]:
+    """Attributes of the vertices, and the node that takes their whole numbers to where they belong."""
     vertices = shape.vertices.detach().cpu().double()
-    faces = shape.faces.cpu()
     low = vertices.amin(0)
     step = max((vertices.amax(0) - low).max().item() / 65535, 1e-12)
     positions = ((vertices - low) / step).round().clamp(0, 65535)
-    columns = {"POSITION": (_padded(positions.numpy(), np.uint16), UINT16, "VEC3", False)}
-    if not _is_blocky(shape):
-        normals = (127 * vertex_normals(shape)).round().numpy()
-        columns["NORMAL"] = (_padded(normals, np.int8), INT8, "VEC3", True)
+    columns = {"POSITION": Rows(_padded(positions.numpy(), np.uint16), UINT16)}
+    if is_smooth:
+        columns["NORMAL"] = Rows(_padded((127 * vertex_normals(shape)).round().numpy(), np.int8), INT8, normalized=True)
     if shape.vertex_colors is not None:
-        light = linear_from_srgb(shape.vertex_colors.detach().cpu().double().clamp(0, 1).numpy())
-        columns["COLOR_0"] = (_padded(np.round(65535 * light), np.uint16), UINT16, "VEC3", True)
-    kind, code = (np.uint16, UINT16) if len(vertices) <= 65535 else (np.uint32, UINT32)
-    node = {"mesh": 0, "scale": [step] * 3, "translation": low.tolist()}
-    return _file(columns, faces.numpy().astype(kind).ravel(), code, node, positions, shape.vertex_colors is not None)
+        columns["COLOR_0"] = Rows(_light(shape.vertex_colors), UINT16, normalized=True)
+    return columns, {"mesh": 0, "scale": [step] * 3, "translation": low.tolist()}
 
 
-def points_as_mesh(shape: Shape, radius: float = POINT_RADIUS) -> Shape:
-    """Every point of a set as a small octahedron, which any viewer shows at any size."""
-    count = len(shape.vertices)
-    vertices = shape.vertices.detach().cpu().double()[:, None] + radius * OCTAHEDRON.double()
-    faces = OCTAHEDRON_FACES + 6 * torch.arange(count)[:, None, None]
-    colors = None if shape.vertex_colors is None else shape.vertex_colors.cpu().repeat_interleave(6, 0)
-    return Shape(vertices.view(-1, 3), faces.view(-1, 3), colors)
+def _light(colors: Tensor) -> np.ndarray:
+    light = linear_from_srgb(colors.detach().cpu().double().clamp(0, 1).numpy())
+    return _padded(np.round(65535 * light), np.uint16)
 
 
 def vertex_normals(shape: Shape) -> Tensor:
@@ -77,39 +96,42 @@ def _padded(rows: np.ndarray, kind: type) -> np.ndarray:
     return np.pad(rows, ((0, 0), (0, 1))).astype(kind)
 
 
-def _file(
-    columns: dict[str, tuple[np.ndarray, int, str, bool]],
-    indices: np.ndarray,
-    index_code: int,
-    node: dict[str, object],
-    positions: Tensor,
-    has_colors: bool,
-) -> bytes:
-    binary, views, accessors, attributes = b"", [], [], {}
-    for name, (rows, code, kind, normalized) in columns.items():
-        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": rows.nbytes, "byteStride": rows.strides[0]})
-        accessor = {"bufferView": len(accessors), "componentType": code, "count": len(rows), "type": kind}
+def _file(columns: dict[str, Rows], indices: np.ndarray, node: dict[str, Any], *, has_colors: bool) -> bytes:
+    binary, views, accessors = b"", [], []
+
+    def add(rows: np.ndarray, code: int, kind: str, **more: Any) -> int:
+        nonlocal binary
+        stride = {"byteStride": rows.strides[0]} if kind == "VEC3" else {}
+        views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": rows.nbytes, **stride})
+        accessors.append(
+            {"bufferView": len(views) - 1, "componentType": code, "count": len(rows), "type": kind, **more}
+        )
+        binary += rows.tobytes() + bytes(-rows.nbytes % 4)
+        return len(accessors) - 1
+
+    def add_rows(name: str, column: Rows) -> int:
+        more: dict[str, Any] = {"normalized": True} if column.normalized else {}
         if name == "POSITION":
-            accessor |= {"min": positions.amin(0).tolist(), "max": positions.amax(0).tolist()}
-        accessors.append(accessor | ({"normalized": True} if normalized else {}))
-        attributes[name] = len(accessors) - 1
-        binary += rows.tobytes()
-    views.append({"buffer": 0, "byteOffset": len(binary), "byteLength": indices.nbytes})
-    accessors.append(
-        {"bufferView": len(accessors), "componentType": index_code, "count": len(indices), "type": "SCALAR"}
-    )
-    binary += indices.tobytes()
-    binary += bytes(-len(binary) % 4)
+            seen = column.rows[:, :3].astype(np.float64)
+            more |= {"min": seen.min(0).tolist(), "max": seen.max(0).tolist()}
+        return add(column.rows, column.code, "VEC3", **more)
+
+    attributes = {name: add_rows(name, column) for name, column in columns.items()}
+    kind, code = (np.uint16, UINT16) if indices.max() < 65535 else (np.uint32, UINT32)
+    primitive = {"attributes": attributes, "indices": add(indices.astype(kind), code, "SCALAR"), "material": 0}
+    extensions = ["KHR_mesh_quantization"]
     grey = (1.0, 1.0, 1.0) if has_colors else tuple(linear_from_srgb(np.array(GREY)).tolist())
-    material = {"pbrMetallicRoughness": {"baseColorFactor": [*grey, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.9}}
+    material = {
+        "pbrMetallicRoughness": {"baseColorFactor": [*grey, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.9}
+    }
     tree = {
         "asset": {"version": "2.0"},
-        "extensionsUsed": ["KHR_mesh_quantization"],
-        "extensionsRequired": ["KHR_mesh_quantization"],
+        "extensionsUsed": extensions,
+        "extensionsRequired": extensions,
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [node],
-        "meshes": [{"primitives": [{"attributes": attributes, "indices": len(accessors) - 1, "material": 0}]}],
+        "meshes": [{"primitives": [primitive]}],
         # both sides, since an open surface is seen from behind too
         "materials": [{**material, "doubleSided": True}],
         "accessors": accessors,

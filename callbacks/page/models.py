@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from callbacks.page.glb import glb_bytes, points_as_mesh
+from callbacks.page.glb import glb_bytes
 from callbacks.runs import Run
 from metrics.shape_files import read_shape
 from ops.simplify import fewer_points, simplified
 from ops.types import Shape
 
 MOST_FACES, FEWEST_FACES = 60_000, 1_500
-MOST_POINTS = 2048
+MOST_POINTS, FEWEST_POINTS = 4096, 512
+FACES_PER_POINT = 5
 LARGEST_FILE = 2**30
-BYTES_PER_FACE = 14  # of base64, about; measured on coloured meshes
+BYTES_PER_FACE = 16  # of base64: 10 to 12 without colours, 13 to 17 with them
 
 ObjectKey = tuple[str, str]
 """``object_index`` and ``object_id`` as a table of objects has them."""
@@ -40,8 +41,8 @@ class ShapeFile:
 
     @property
     def cost(self) -> int:
-        """Faces in the page of the whole shape; those that stand for points where it is a point set."""
-        return self.num_faces or 8 * min(int(self.facts.get("num_vertices") or 0), MOST_POINTS)
+        """Faces in the page of the whole shape; a point needs about as much room as five."""
+        return self.num_faces or FACES_PER_POINT * min(int(self.facts.get("num_vertices") or 0), MOST_POINTS)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ def models_of_object(files: list[ShapeFile | None], max_faces: int) -> list[Mode
     Raises:
         ValueError: a file is broken.
     """
-    wholes = [None if file is None or file.path.stat().st_size > LARGEST_FILE else read_shape(file.path) for file in files]
+    wholes = [
+        None if file is None or file.path.stat().st_size > LARGEST_FILE else read_shape(file.path) for file in files
+    ]
     shapes = [None if whole is None or whole.is_empty else _reduced(whole, max_faces) for whole in wholes]
     existing = [shape for shape in shapes if shape is not None]
     if not existing:
@@ -130,7 +133,7 @@ def models_of_object(files: list[ShapeFile | None], max_faces: int) -> list[Mode
             continue
         placed = Shape(((shape.vertices.double() - center) / radius) @ turn.T, shape.faces, shape.vertex_colors)
         is_points = placed.faces is None
-        content = glb_bytes(points_as_mesh(placed) if is_points else placed)
+        content = glb_bytes(placed)
         # no time stamp, so that the same run gives the same page
         text = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
         counts = [len(one.vertices if is_points else one.faces) for one in (shape, whole)]
@@ -140,7 +143,7 @@ def models_of_object(files: list[ShapeFile | None], max_faces: int) -> list[Mode
 
 def _reduced(shape: Shape, max_faces: int) -> Shape:
     if shape.faces is None:
-        return fewer_points(shape, min(MOST_POINTS, max(max_faces // 8, 64)))
+        return fewer_points(shape, min(MOST_POINTS, max(max_faces // FACES_PER_POINT, FEWEST_POINTS)))
     few = simplified(shape, max_faces)
     return shape if few.is_empty else few
 

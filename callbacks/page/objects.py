@@ -7,7 +7,7 @@ from pathlib import Path
 from callbacks.page.links import link
 from callbacks.page.models import FEWEST_FACES, BYTES_PER_FACE, Model, ShapeFile, faces_allowed, models_of_object, shape_files, spread  # fmt: skip
 from callbacks.page.pictures import Picture, embedded, panels_of
-from callbacks.page.scores import Key, Shown, objects_by_key, value
+from callbacks.page.scores import Key, Shown, common_scores, objects_by_key, score_names, value
 from callbacks.page.tables import number, primary_scores
 from callbacks.results import file_name
 
@@ -50,20 +50,29 @@ def cards_of(shown: list[Shown]) -> dict[Key, Card]:
     return cards
 
 
-def fill(cards: list[Card], model_room: int, picture_room: int) -> list[str]:
-    """Read shapes and pictures into the cards as far as there is room, in bytes of text; notes on what was left out.
+def fill(cards: list[Card], room: int, picture_room: int) -> list[str]:
+    """Read shapes and pictures into the cards as far as there is room; notes on what was left out.
+
+    Args:
+        cards: empty.
+        room: for both, bytes of text.
+        picture_room: what pictures may take of it; shapes have the rest.
 
     Raises:
         ValueError: a file is broken.
     """
-    notes = []
+    notes, used = _fill_pictures(cards, picture_room)
+    return notes + _fill_models(cards, room - used)
+
+
+def _fill_models(cards: list[Card], room: int) -> list[str]:
     with_shapes = [card for card in cards if any(card.files)]
     num_shapes = sum(file is not None for card in with_shapes for file in card.files)
-    most = model_room // (FEWEST_FACES * BYTES_PER_FACE)
+    most = room // (FEWEST_FACES * BYTES_PER_FACE)
     chosen = spread(len(with_shapes), max(1, most * len(with_shapes) // max(num_shapes, 1)))
     costs = [file.cost for k in chosen for file in with_shapes[k].files if file is not None]
-    max_faces = max(faces_allowed(costs, model_room), FEWEST_FACES)
-    left, num_left_out = model_room, len(with_shapes) - len(chosen)
+    max_faces = max(faces_allowed(costs, room), FEWEST_FACES)
+    left, num_left_out = room, len(with_shapes) - len(chosen)
     for k in chosen:
         models = models_of_object(with_shapes[k].files, max_faces)
         size = sum(len(model.text) for model in models if model is not None)
@@ -71,19 +80,29 @@ def fill(cards: list[Card], model_room: int, picture_room: int) -> list[str]:
             num_left_out += 1
             continue
         with_shapes[k].models, left = models, left - size
-    if num_left_out:
-        notes.append(f"The shapes of {num_left_out:,} of {len(with_shapes):,} objects are not in the page; their files are.")
-    num_left_out = num_pictures = 0
+    if not num_left_out:
+        return []
+    return [
+        f"The shapes of {num_left_out:,} of {len(with_shapes):,} objects are not in the page; their files are linked."
+    ]
+
+
+def _fill_pictures(cards: list[Card], room: int) -> tuple[list[str], int]:
+    left, num_left_out, num_pictures = room, 0, 0
     for card in cards:
         for panels in card.panels:
-            pictures = [embedded(path, kind, stage, picture_room) for path, kind, stage in panels]
-            picture_room -= sum(len(picture.source) for picture in pictures)
+            pictures = []
+            for path, kind, stage in panels:
+                pictures.append(embedded(path, kind, stage, left))
+                left -= len(pictures[-1].source)
             num_pictures += len(pictures)
             num_left_out += sum(not picture.source for picture in pictures)
             card.pictures.append(pictures)
     if num_left_out:
-        notes.append(f"{num_left_out:,} of {num_pictures:,} pictures are not in the page; their files are linked.")
-    return notes
+        return [
+            f"{num_left_out:,} of {num_pictures:,} pictures are not in the page; their files are linked."
+        ], room - left
+    return [], room - left
 
 
 def object_cards(cards: dict[Key, Card], shown: list[Shown], anchors: dict[Key, str], root: Path) -> str:
@@ -95,11 +114,14 @@ def object_cards(cards: dict[Key, Card], shown: list[Shown], anchors: dict[Key, 
         anchors: id of every card.
         root: folder of the page, which links start from.
     """
+    scores = primary_scores(common_scores(shown, score_names([one.run for one in shown])), 2)
     articles = []
     for key, card in cards.items():
         anchor = anchors[key]
         shapes = "".join(
-            _shape(card, k, one, f"{anchor}-{k}", root, len(shown)) for k, one in enumerate(shown) if card.files[k]
+            _shape(card, k, one, f"{anchor}-{k}", root, scores, len(shown) == 1)
+            for k, one in enumerate(shown)
+            if card.files[k]
         )
         empty = [one.name for one, row in zip(shown, card.rows, strict=True) if row and row["is_empty"] == "True"]
         if empty:
@@ -118,9 +140,9 @@ def object_cards(cards: dict[Key, Card], shown: list[Shown], anchors: dict[Key, 
         category = f" <small>{escape(card.category)}</small>" if card.category else ""
         words = escape(f"{card.name} {card.category}".lower())
         articles.append(
-            f'<article id="{anchor}" class="{"whole" if is_whole_width else ""}" data-words="{words}">'
+            f'<article id="{anchor}" class="{"whole" if is_whole_width else ""}{" alone" if len(shown) == 1 else ""}" data-words="{words}">'
             f"<h3>{escape(card.name)}{category}</h3>\n"
-            f'<div class="shapes">{shapes}</div>{groups}</article>\n'
+            f'<div class="shapes">{shapes}</div><div class="pictures">{groups}</div></article>\n'
         )
     return f'<div class="objects">{"".join(articles)}</div>\n' if articles else ""
 
@@ -135,10 +157,10 @@ def model_texts(cards: dict[Key, Card], anchors: dict[Key, str]) -> str:
     )
 
 
-def _shape(card: Card, k: int, one: Shown, anchor: str, root: Path, num_runs: int) -> str:
+def _shape(card: Card, k: int, one: Shown, anchor: str, root: Path, scores: list[str], is_alone: bool) -> str:
     file, model = card.files[k], card.models[k] if card.models else None
     assert file is not None
-    name = f"{card.name}, {one.name}" if num_runs > 1 else card.name
+    name = card.name if is_alone else f"{card.name}, {one.name}"
     whole = f'<a href="{link(file.path, root)}">PLY</a>'
     if model is None:
         frame = '<div class="viewer none">not in this page</div>'
@@ -152,15 +174,10 @@ def _shape(card: Card, k: int, one: Shown, anchor: str, root: Path, num_runs: in
         is_whole = model.shown == model.total
         words = f"{model.total:,} {kind}" if is_whole else f"simplified to {model.shown:,} of {model.total:,} {kind}"
         words += f", {whole}"
-    scores = []
-    for score in primary_scores([s for s in (card.rows[k] or {}) if value(card.rows[k], s) is not None and s not in _NOT], 2):
-        scores.append(f"{escape(score)} {number(value(card.rows[k], score)).html}")
-    caption = [one.label] if num_runs > 1 else []
-    caption += [", ".join(scores)] if scores else []
-    return f"<figure>{frame}<figcaption>{'<br>'.join([*caption, words])}</figcaption></figure>\n"
-
-
-_NOT = ("object_index", "object_id", "category", "split", "is_empty", "num_vertices", "num_faces")
+    numbers = {score: number(value(card.rows[k], score)).html for score in scores}
+    said = ", ".join(f"{escape(score)} {html}" for score, html in numbers.items() if html)
+    lines = [*([] if is_alone else [one.label]), *([said] if said else []), words]
+    return f"<figure>{frame}<figcaption>{'<br>'.join(lines)}</figcaption></figure>\n"
 
 
 def _picture(name: str, one: Shown, picture: Picture, root: Path, num_runs: int) -> str:

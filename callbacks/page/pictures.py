@@ -74,7 +74,9 @@ def embedded(path: Path, kind: str, stage: str, room: int) -> Picture:
 
 def _panels(folder: Path, pattern: str) -> dict[str, list[tuple[Path, str, str]]]:
     found: dict[str, list[tuple[Path, str, str]]] = {}
-    for path in sorted(folder.glob("*.png"), key=lambda path: (-KINDS.index(k) if (k := _kind(path)) else 1, path.name)):
+    for path in sorted(
+        folder.glob("*.png"), key=lambda path: (-KINDS.index(k) if (k := _kind(path)) else 1, path.name)
+    ):
         match = re.fullmatch(pattern, path.name)
         if match:
             step, name, kind = match.groups()

@@ -27,6 +27,7 @@ class Shown:
     name: str
     label: str
     seconds: float | None
+    steps: int | None
 
 
 def score_names(runs: list[Run]) -> list[str]:
@@ -56,7 +57,7 @@ def run_table(shown: list[Shown]) -> str:
     """One line a run: what it is and the means of its scores, the best of each marked."""
     runs = [one.run for one in shown]
     scores = score_names(runs)
-    first = primary_scores(scores, 6)
+    first = primary_scores(common_scores(shown, scores), 5)
     facts = [Column("run", False), Column("method", False), Column("steps"), Column("training"), Column("seed")]
     columns = [*facts, Column("objects"), Column("empty"), *(Column(score_head(s), score=s) for s in scores)]
     means = [{s: mean(value(row, s) for row in run.objects) for s in scores} for run in runs]
@@ -65,7 +66,7 @@ def run_table(shown: list[Shown]) -> str:
         [
             Cell(one.label, one.name),
             text(one.run.method),
-            number(_float(one.run.record.get("steps")), form="{:,.0f}"),
+            number(one.steps, form="{:,.0f}"),
             Cell("" if one.seconds is None else duration(one.seconds), one.seconds),
             text(seed_of(one.run)),
             number(len(one.run.objects) or None, form="{:,.0f}"),
@@ -109,12 +110,18 @@ def category_table(shown: list[Shown]) -> str:
         return ""
     scores = score_names([one.run for one in shown])
     means = [
-        {c: {s: mean(value(r, s) for r in one.run.objects if r.get("category", "") == c) for s in scores} for c in categories}
+        {
+            c: {s: mean(value(r, s) for r in one.run.objects if r.get("category", "") == c) for s in scores}
+            for c in categories
+        }
         for one in shown
     ]
     rows = [([text(c or "none")], [m[c] for m in means], "") for c in categories]
     foot = [{s: mean(m[c][s] for c in categories) for s in scores} for m in means]
-    return _grouped(shown, scores, [Column("category", False)], rows, ([Cell("mean of categories")], foot), "categories")
+    content = _grouped(
+        shown, scores, [Column("category", False)], rows, ([Cell("mean of categories")], foot), "categories"
+    )
+    return f"<details{' open' if len(shown) == 1 else ''}><summary>By category</summary>{content}</details>\n"
 
 
 def object_table(shown: list[Shown], anchors: dict[Key, str]) -> tuple[str, list[str]]:
@@ -130,10 +137,14 @@ def object_table(shown: list[Shown], anchors: dict[Key, str]) -> tuple[str, list
     if not keys:
         return "", []
     if len(keys) > MAX_ROWS:
-        notes.append(f"{len(keys) - MAX_ROWS:,} of {len(keys):,} objects are not in the table; objects.csv has them all.")
+        notes.append(
+            f"{len(keys) - MAX_ROWS:,} of {len(keys):,} objects are not in the table; objects.csv has them all."
+        )
     if min(len(keys), MAX_ROWS) * len(scores) * len(shown) > MAX_CELLS:
         few = primary_scores(scores, 6)
-        notes.append(f"{len(scores) - len(few)} scores of single objects are not in the table; objects.csv has them all.")
+        notes.append(
+            f"{len(scores) - len(few)} scores of single objects are not in the table; objects.csv has them all."
+        )
         scores = few
     has_categories = len({row.get("category", "") for rows in tables for row in rows.values()}) > 1
     heads = [Column("object", False), *([Column("category", False)] if has_categories else [])]
@@ -165,14 +176,12 @@ def _grouped(
     name: str,
 ) -> str:
     """A table with columns of each run side by side; in each line the best run of every score is marked."""
-    first = primary_scores(scores, 6 if len(shown) == 1 else 2)
+    first = primary_scores(common_scores(shown, scores), 6 if len(shown) == 1 else 2)
     columns = heads + [Column(score_head(s), score=s, group=k) for k in range(1, len(shown) + 1) for s in scores]
 
     def cells(of_runs: list[dict[str, float | None]]) -> list[Cell]:
         best = {s: best_of(s, [values[s] for values in of_runs]) for s in scores}
-        return [
-            number(v[s], "best" if v[s] is not None and v[s] == best[s] else "") for v in of_runs for s in scores
-        ]
+        return [number(v[s], "best" if v[s] is not None and v[s] == best[s] else "") for v in of_runs for s in scores]
 
     content = table(
         columns,
@@ -185,6 +194,12 @@ def _grouped(
         classes=name,
     )
     return score_choice(scores, first, name) + content
+
+
+def common_scores(shown: list[Shown], scores: list[str]) -> list[str]:
+    """Scores that all runs have, or else all: a column that is mostly empty is no comparison."""
+    common = [s for s in scores if all(any(row.get(s) for row in one.run.objects) for one in shown if one.run.objects)]
+    return common or scores
 
 
 def _object_cell(name: str, anchor: str | None, empty: list[str], num_runs: int) -> Cell:
@@ -206,7 +221,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def _float(number: object) -> float | None:
-    return float(number) if isinstance(number, int | float) else None

@@ -52,7 +52,7 @@ def score_head(score: str) -> str:
     arrow = ""
     if better is not None:
         words = "higher is better" if better else "lower is better"
-        arrow = f' <abbr title="{words}">{"↑" if better else "↓"}</abbr>'
+        arrow = f'&nbsp;<abbr title="{words}">{"↑" if better else "↓"}</abbr>'
     unit = unit_in_name(score)
     return escape(score).replace("_", "_<wbr>") + (f" <small>[{unit}]</small>" if unit else "") + arrow
 
@@ -106,7 +106,9 @@ def table(
         return mark + (" hidden" if column.score and shown is not None and column.score not in shown else "")
 
     def line(cells: list[Cell], tag: str = "td") -> str:
-        return "".join(_cell(cell, hidden(column), tag, k) for k, (cell, column) in enumerate(zip(cells, columns, strict=True)))
+        return "".join(
+            _cell(cell, hidden(column), tag, k) for k, (cell, column) in enumerate(zip(cells, columns, strict=True))
+        )
 
     heads = "".join(
         f'<th scope="col" aria-sort="none"{hidden(column)} data-first="{_first(column)}" '
@@ -163,4 +165,6 @@ def _edge(columns: list[Column], k: int) -> str:
 
 
 def _num_shown(columns: list[Column], shown: list[str] | None, group: int) -> int:
-    return sum(column.group == group and (shown is None or not column.score or column.score in shown) for column in columns)
+    return sum(
+        column.group == group and (shown is None or not column.score or column.score in shown) for column in columns
+    )
