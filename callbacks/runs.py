@@ -67,8 +67,8 @@ def find_runs(paths: list[Path]) -> list[Path]:
         runs = _runs_of(path)
         if not runs:
             raise ValueError(
-                f"{path}: holds no run; expected config.yaml, metrics.csv or test/objects.csv in it, version_* folders, "
-                "or folders of experiments with those"
+                f"{path}: holds no run; expected config.yaml, metrics.csv or test/objects.csv in it, "
+                "version_* folders, or folders of experiments with those"
             )
         found += runs
     return list(dict.fromkeys(found))
@@ -193,8 +193,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def lineage(run: Run) -> list[Path]:
     """Folders of the run and of all that it goes on from, the oldest first.
 
-    The checkpoint that a run was resumed from is in its ``environment.json`` (``continues``), and in the settings of its
-    ``fit``. A folder of runs may have been moved since: a version is also looked for beside the one that names it.
+    The checkpoint that a run was resumed from is in its ``environment.json`` (``continues``), and in the settings of
+    its ``fit``. A folder of runs may have been moved since: a version is also looked for beside the one that names it.
     """
     folders, checkpoint = [run.folder], _resumed_from(run)
     while checkpoint:

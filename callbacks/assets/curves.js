@@ -3,7 +3,7 @@
 (() => {
   const place = document.getElementById("curves");
   if (!place) return;
-  const { names, runs } = JSON.parse(document.getElementById("curve-data").textContent);
+  const { names, better, runs } = JSON.parse(document.getElementById("curve-data").textContent);
   const [width, height, left, right, top, bottom] = [440, 230, 52, 10, 10, 26];
   const hiddenRuns = new Set();
   const charts = [];
@@ -133,7 +133,7 @@
       event.preventDefault();
       read(Math.min(Math.max((scales.step ?? scales.last) + (turn * scales.last) / 50, 0), scales.last));
     });
-    const head = element("header", {}, element("h3", {}, name), toggle);
+    const head = element("header", {}, element("h3", {}, `${name} ${better[name]}`), toggle);
     charts.push(draw);
     draw();
     return element("figure", { "data-name": name }, head, svg, reading);

@@ -1,7 +1,8 @@
-"""The page as a whole: one HTML file with everything in it, which opens from a disk and asks no network for anything."""
+"""The page as a whole: one HTML file with all that it shows in it, which opens from a disk and asks no network."""
 
 import base64
 import gzip
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from callbacks.page.links import json_in_script, link
 from callbacks.page.objects import Card, cards_of, fill, model_texts, object_cards
 from callbacks.page.scores import Key, Shown, category_table, duration, figures, object_table, run_table, seed_of
 from callbacks.runs import Run, lineage, training_seconds
+from metrics.directions import higher_is_better
 
 ASSETS = Path(__file__).parents[1] / "assets"
 VIEWER = ASSETS / "model-viewer" / "model-viewer-umd.min.js"
 MEGABYTE = 10**6
+OWN_CODE = 40_000  # style and scripts, bytes
 CONTENT_SHARE, PICTURE_SHARE = 0.9, 0.4
-"""Of the size that a page may have, for shapes and pictures, and for pictures alone; the rest is for tables and curves."""
+"""Of what a page may have: for shapes and pictures, and for pictures alone; the rest is for tables and curves."""
 NUM_COLORS = 8
 MANY = 8  # objects, after which tables and curves come before the long row of shapes
 
@@ -40,7 +43,7 @@ def page(runs: list[Run], root: Path, max_megabytes: float = 15.0) -> str:
         ValueError: a file of a run is broken; it names the file.
     """
     shown = _shown(runs)
-    room = max_megabytes * MEGABYTE - _viewer_size()
+    room = max_megabytes * MEGABYTE - len(_viewer()) - OWN_CODE
     cards = cards_of(shown)
     anchors = {key: f"object-{k}" for k, key in enumerate(cards)}
     left_out = fill(list(cards.values()), int(CONTENT_SHARE * room), int(PICTURE_SHARE * room))
@@ -152,13 +155,16 @@ def _curves(shown: list[Shown]) -> tuple[dict[str, Any], list[list[str]]]:
         runs.append({"name": one.name, "resumed": resumed_at(folders), "curves": curves})
     order = {"train": 0, "val": 1}
     names = sorted({n for run in runs for n in run["curves"]}, key=lambda n: (order.get(n.split("/")[0], 2), n))
-    return {"names": names, "runs": runs}, notes
+    better = {name: {True: "↑", False: "↓", None: ""}[higher_is_better(name)] for name in names}
+    return {"names": names, "better": better, "runs": runs}, notes
 
 
 def _hint(cards: dict[Key, Card]) -> str:
     words = "Drag to turn, also with the arrow keys; zoom with the wheel after a click, or with two fingers."
-    few = '<label class="filter">Filter <input type="search" id="filter" placeholder="name or category"></label>'
-    return f"<p>{words}</p>\n" + (few if len(cards) > 4 else "")
+    few = (
+        '<label class="filter">Filter objects <input type="search" id="filter" placeholder="name or category"></label>'
+    )
+    return f"<p>{words}</p>\n" + (few if len(cards) > 1 else "")
 
 
 def _tables_links(shown: list[Shown], root: Path) -> str:
@@ -174,11 +180,8 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
+@cache
 def _viewer() -> str:
     # without its last line, by which tools for developers would look for a file that is not there
     script = VIEWER.read_text(encoding="utf-8").rsplit("\n//# sourceMappingURL", 1)[0]
     return base64.b64encode(gzip.compress(script.encode(), 9, mtime=0)).decode()
-
-
-def _viewer_size() -> int:
-    return len(_viewer())

@@ -5,7 +5,16 @@ from html import escape
 from pathlib import Path
 
 from callbacks.page.links import link
-from callbacks.page.models import FEWEST_FACES, BYTES_PER_FACE, Model, ShapeFile, faces_allowed, models_of_object, shape_files, spread  # fmt: skip
+from callbacks.page.models import (  # fmt: skip
+    BYTES_PER_FACE,
+    FEWEST_FACES,
+    Model,
+    ShapeFile,
+    faces_allowed,
+    models_of_object,
+    shape_files,
+    spread,
+)
 from callbacks.page.pictures import Picture, embedded, panels_of
 from callbacks.page.scores import Key, Shown, common_scores, objects_by_key, score_names, value
 from callbacks.page.tables import number, primary_scores
@@ -139,8 +148,9 @@ def object_cards(cards: dict[Key, Card], shown: list[Shown], anchors: dict[Key, 
         is_whole_width = groups or len(shown) > 1 or len(cards) == 1
         category = f" <small>{escape(card.category)}</small>" if card.category else ""
         words = escape(f"{card.name} {card.category}".lower())
+        classes = " ".join(["whole"] * bool(is_whole_width) + ["alone"] * (len(shown) == 1))
         articles.append(
-            f'<article id="{anchor}" class="{"whole" if is_whole_width else ""}{" alone" if len(shown) == 1 else ""}" data-words="{words}">'
+            f'<article id="{anchor}" class="{classes}" data-words="{words}">'
             f"<h3>{escape(card.name)}{category}</h3>\n"
             f'<div class="shapes">{shapes}</div><div class="pictures">{groups}</div></article>\n'
         )

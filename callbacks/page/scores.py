@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from html import escape
 
 from callbacks.page.tables import (
-    Cell, Column, best_of, mean, number, primary_scores, score_choice, score_head, table, text,
+    Cell,
+    Column,
+    best_of,
+    mean,
+    number,
+    primary_scores,
+    score_choice,
+    score_head,
+    table,
+    text,
 )  # fmt: skip
 from callbacks.runs import Run
 from metrics.record import FACTS
@@ -211,7 +220,7 @@ def _object_cell(name: str, anchor: str | None, empty: list[str], num_runs: int)
 
 def seed_of(run: Run) -> str:
     """``seed_everything`` of the training."""
-    seed = run.settings.get("seed_everything", run.record.get("seed_of_the_run"))
+    seed = run.settings.get("seed_everything")
     return "" if seed is None else str(seed)
 
 

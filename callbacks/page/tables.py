@@ -101,36 +101,22 @@ def table(
         classes: of the table.
     """
 
-    def hidden(column: Column) -> str:
-        mark = f' data-score="{escape(column.score)}"' if column.score else ""
-        return mark + (" hidden" if column.score and shown is not None and column.score not in shown else "")
-
-    def line(cells: list[Cell], tag: str = "td") -> str:
-        return "".join(
-            _cell(cell, hidden(column), tag, k) for k, (cell, column) in enumerate(zip(cells, columns, strict=True))
-        )
-
+    marks = [_marks(columns, k, shown, bool(groups)) for k in range(len(columns))]
     heads = "".join(
-        f'<th scope="col" aria-sort="none"{hidden(column)} data-first="{_first(column)}" '
-        f'class="{"number" if column.is_number else "words"}{_edge(columns, k)}"><button type="button">{column.html}</button></th>'
-        for k, column in enumerate(columns)
+        f'<th scope="col" aria-sort="none" data-first="{_first(column)}"{_attributes(*mark)}>'
+        f'<button type="button">{column.html}</button></th>'
+        for column, mark in zip(columns, marks, strict=True)
     )
-    above = ""
-    if groups:
-        counts = [sum(column.group == 0 for column in columns)]
-        above = f'<tr class="groups"><td colspan="{counts[0]}"></td>' + "".join(
-            f'<th scope="colgroup" class="edge" colspan="{max(1, _num_shown(columns, shown, k))}" data-group="{k}">{html}</th>'
-            for k, html in enumerate(groups, 1)
-        )
-        above += "</tr>\n"
+    above = f'<tr class="groups">{_group_heads(columns, groups, shown)}</tr>\n' if groups else ""
     body = "\n".join(
-        f"<tr{attribute}>{line(cells)}</tr>"
+        f"<tr{attribute}>{_line(cells, marks)}</tr>"
         for cells, attribute in zip(rows, attributes or [""] * len(rows), strict=True)
     )
-    last = f"\n<tfoot><tr>{line(foot)}</tr></tfoot>" if foot else ""
+    last = f"\n<tfoot><tr>{_line(foot, marks)}</tr></tfoot>" if foot else ""
+    name = escape(caption)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="sortable {classes}">'
-        f"<caption>{escape(caption)}</caption>\n<thead>{above}<tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>{last}"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table class="sortable {classes}">'
+        f"<caption>{name}</caption>\n<thead>{above}<tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>{last}"
         "</table></div>\n"
     )
 
@@ -148,23 +134,41 @@ def score_choice(scores: list[str], shown: list[str], table_id: str) -> str:
     return f'<details class="choice" data-table="{table_id}"><summary>{summary}</summary><div>{boxes}</div></details>\n'
 
 
-def _cell(cell: Cell, hidden: str, tag: str, k: int) -> str:
-    value = "" if cell.value is None else f' data-value="{escape(str(cell.value))}"'
-    classes = f' class="{cell.classes}"' if cell.classes else ""
-    return f"<{tag}{classes}{value}{hidden}>{cell.html}</{tag}>"
+def _marks(columns: list[Column], k: int, shown: list[str] | None, has_groups: bool) -> tuple[str, str]:
+    """Classes and other attributes that all cells of a column have."""
+    column = columns[k]
+    classes = "number" if column.is_number else "words"
+    classes += " edge" if has_groups and k and column.group != columns[k - 1].group else ""
+    score = f' data-score="{escape(column.score)}"' if column.score else ""
+    return classes, score + ("" if _is_shown(column, shown) else " hidden")
+
+
+def _attributes(classes: str, others: str) -> str:
+    return f' class="{classes}"{others}'
+
+
+def _line(cells: list[Cell], marks: list[tuple[str, str]]) -> str:
+    line = ""
+    for cell, (classes, others) in zip(cells, marks, strict=True):
+        value = "" if cell.value is None else f' data-value="{escape(str(cell.value))}"'
+        line += f"<td{_attributes(f'{classes} {cell.classes}'.strip(), others)}{value}>{cell.html}</td>"
+    return line
+
+
+def _group_heads(columns: list[Column], groups: list[str], shown: list[str] | None) -> str:
+    num_leading = sum(column.group == 0 for column in columns)
+    heads = f'<td colspan="{num_leading}"></td>'
+    for k, html in enumerate(groups, 1):
+        count = max(1, sum(column.group == k and _is_shown(column, shown) for column in columns))
+        heads += f'<th scope="colgroup" class="edge" colspan="{count}" data-group="{k}">{html}</th>'
+    return heads
+
+
+def _is_shown(column: Column, shown: list[str] | None) -> bool:
+    return shown is None or not column.score or column.score in shown
 
 
 def _first(column: Column) -> str:
     """The order of the first click: the best first."""
     is_descending = column.score and higher_is_better(column.score)
     return "descending" if is_descending else "ascending"
-
-
-def _edge(columns: list[Column], k: int) -> str:
-    return " edge" if k and columns[k].group != columns[k - 1].group else ""
-
-
-def _num_shown(columns: list[Column], shown: list[str] | None, group: int) -> int:
-    return sum(
-        column.group == group and (shown is None or not column.score or column.score in shown) for column in columns
-    )

@@ -75,7 +75,7 @@ class Browser:
         """Load a file and wait until it is complete."""
         self.console.clear()
         self.requests.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
 
     def value(self, expression: str) -> Any:
