@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from callbacks.page.document import page
 from callbacks.results import results_folder, training_steps, write_whole
@@ -32,12 +32,17 @@ class Report(Callback):
         folder = results_folder(trainer)
         if folder is None or not trainer.is_global_zero:
             return
-        run = read_run(folder.parent if folder.name in RESULTS else folder, folder)
-        if not run.record:
-            run.record.update(method=type(pl_module).__name__, steps=training_steps(trainer, pl_module))
         path = folder / "report.html"
-        write_whole(path, page([run], folder, self.max_megabytes))
-        rank_zero_info(f"report in {path}")
+        try:
+            run = read_run(folder.parent if folder.name in RESULTS else folder, folder)
+            if not run.record:
+                run.record.update(method=type(pl_module).__name__, steps=training_steps(trainer, pl_module))
+            write_whole(path, page([run], folder, self.max_megabytes))
+        except ValueError as error:
+            # a training that was killed may have left a broken file; what was tested is saved and is no worse for it
+            rank_zero_warn(f"no {path}: {error}")
+        else:
+            rank_zero_info(f"report in {path}")
 
 
 def report(paths: list[Path], output: Path | None = None, max_megabytes: float = 15.0) -> Path:

@@ -6,6 +6,9 @@
   if (!frames.length) return;
   const DISTANCE = "3.9m"; // at which the unit sphere fills a field of view of 30 degrees
   const urls = new Map();
+  const obstacle = !("DecompressionStream" in window)
+    ? "this browser is too old to unpack shapes"
+    : !document.createElement("canvas").getContext("webgl2") && "this browser draws no WebGL";
   let library = null;
   let turn = Promise.resolve();
 
@@ -48,7 +51,7 @@
       "camera-controls": "", "disable-zoom": "", "disable-tap": "", "interaction-prompt": "none",
       "touch-action": "pan-y", loading: "eager", "field-of-view": "30deg", "camera-target": "0m 0m 0m",
       "camera-orbit": `${frame.dataset.orbit} ${DISTANCE}`, "min-camera-orbit": "-Infinity 0deg 0.5m",
-      "max-camera-orbit": "Infinity 180deg 12m", "min-field-of-view": "5deg", exposure: "1",
+      "max-camera-orbit": "Infinity 180deg 12m", "min-field-of-view": "5deg", exposure: "1.2",
       "environment-image": "legacy", alt: frame.dataset.alt,
     };
     for (const [name, value] of Object.entries(settings)) viewer.setAttribute(name, value);
@@ -78,10 +81,6 @@
 
   async function draw(frame) {
     if (frame.dataset.state !== "loading") return;
-    if (!("DecompressionStream" in window)) {
-      fail(frame, "this browser is too old to draw shapes; the file is linked below");
-      return;
-    }
     await loadLibrary();
     const url = await urlOf(frame.dataset.model);
     if (frame.dataset.state !== "loading") return;
@@ -94,6 +93,10 @@
 
   function enter(frame) {
     if (frame.dataset.state) return;
+    if (obstacle) {
+      fail(frame, `${obstacle}; the file is linked below`);
+      return;
+    }
     frame.dataset.state = "loading";
     frame.textContent = "unpacking";
     // one after the other, so that the page stays smooth

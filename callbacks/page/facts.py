@@ -53,7 +53,7 @@ def protocol_list(shown: list[Shown]) -> str:
     items = []
     for (name, unit, settings), names in said.items():
         of = f" ({', '.join(names)})" if len(names) < len(shown) else ""
-        words = ". ".join(part[0].upper() + part[1:] for part in (unit, settings) if part)
+        words = "; ".join(part for part in (unit, settings) if part)
         items.append(f"<li><strong>{escape(name)}</strong>{escape(of)}: {escape(words)}</li>")
     return f'<ul class="protocols">{"".join(items)}</ul>\n' if items else ""
 

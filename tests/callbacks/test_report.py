@@ -215,6 +215,14 @@ def test_without_results_there_is_still_a_page_after_a_test(tmp_path: Path) -> N
     assert {"run", "ToyMethod, 1,000 steps"} <= set(texts)
 
 
+def test_a_broken_file_of_the_training_does_not_spoil_the_test(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.csv").write_text("step,train/loss\n0,x\n")
+    with pytest.warns(UserWarning, match=r"no .*report\.html: .*metrics\.csv: line 2"):
+        trainer(tmp_path, [Score([Size()]), Report()]).test(ToyMethod(), loader(1), verbose=False)
+    assert (tmp_path / "run" / "test" / "objects.csv").is_file()
+
+
 @pytest.mark.parametrize("kwargs", [{"logger": False}, {"fast_dev_run": True}])
 def test_without_a_logger_there_is_no_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, bool]
