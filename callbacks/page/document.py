@@ -154,7 +154,9 @@ def _curves(shown: list[Shown]) -> tuple[dict[str, Any], list[list[str]]]:
         curves = {name: thinned(points) for name, points in logged.items() if len(points) > 1}
         runs.append({"name": one.name, "resumed": resumed_at(folders), "curves": curves})
     order = {"train": 0, "val": 1}
-    names = sorted({n for run in runs for n in run["curves"]}, key=lambda n: (order.get(n.split("/")[0], 2), n))
+    names = sorted(
+        {n for run in runs for n in run["curves"]}, key=lambda n: (order.get(n.split("/")[0], 2), n != "train/loss", n)
+    )
     better = {name: {True: "↑", False: "↓", None: ""}[higher_is_better(name)] for name in names}
     return {"names": names, "better": better, "runs": runs}, notes
 

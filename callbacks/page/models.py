@@ -169,5 +169,6 @@ def _upright(facts: list[dict[str, Any]], center: Tensor) -> tuple[Tensor, str]:
     if not right.norm() > 1e-6:  # seen from straight above, any side is the front
         return unknown
     right = F.normalize(right, dim=0)
-    polar = math.degrees(math.acos(max(-1.0, min(1.0, float(up @ front)))))
+    # not from below, also where the camera was there: a pedestal would hide what stands on it
+    polar = min(max(math.degrees(math.acos(max(-1.0, min(1.0, float(up @ front))))), 30.0), 80.0)
     return torch.stack([right, up, torch.linalg.cross(right, up)]), f"0deg {polar:.1f}deg"

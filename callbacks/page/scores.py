@@ -173,7 +173,7 @@ def object_table(shown: list[Shown], anchors: dict[Key, str]) -> tuple[str, list
         rows.append((cells, [{s: value(row, s) for s in scores} for row in found], f'{mark} data-words="{words}"'))
     foot = [{s: mean(value(row, s) for row in rows_of.values()) for s in scores} for rows_of in tables]
     blank = [Cell(f"mean of {len(keys):,}"), *(Cell("") for _ in heads[1:])]
-    return _grouped(shown, scores, heads, rows, (blank, foot), "objects"), notes
+    return _grouped(shown, scores, heads, rows, (blank, foot) if len(keys) > 1 else None, "objects"), notes
 
 
 def _grouped(
@@ -181,7 +181,7 @@ def _grouped(
     scores: list[str],
     heads: list[Column],
     rows: list[tuple[list[Cell], list[dict[str, float | None]], str]],
-    foot: tuple[list[Cell], list[dict[str, float | None]]],
+    foot: tuple[list[Cell], list[dict[str, float | None]]] | None,
     name: str,
 ) -> str:
     """A table with columns of each run side by side; in each line the best run of every score is marked."""
@@ -198,7 +198,7 @@ def _grouped(
         caption=f"Scores of {name}",
         shown=first,
         groups=[one.label for one in shown] if len(shown) > 1 else None,
-        foot=foot[0] + cells(foot[1]),
+        foot=None if foot is None else foot[0] + cells(foot[1]),
         attributes=[attribute for _, _, attribute in rows],
         classes=name,
     )
