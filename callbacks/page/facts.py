@@ -10,6 +10,7 @@ from callbacks.page.scores import Shown
 from callbacks.page.tables import Cell, Column, table, text
 
 MAX_SETTINGS = 60
+COMMANDS = ("fit", "validate", "test", "predict")
 IRRELEVANT = (
     *("run_name", "run_root", "ckpt_path", "trainer.logger", "trainer.callbacks"),
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
@@ -91,8 +92,11 @@ def reproduction(one: Shown) -> str:
     """Commands, versions, revision and machine of a run, as far as they were written down."""
     environments = one.run.environments
     facts: dict[str, str] = {}
-    for command, environment in environments.items():
+    for folder, environment in environments.items():
         line = environment.get("command")
+        words = line if isinstance(line, list) else str(line).split()
+        # a test of a checkpoint that lies in no run has a folder as a training has
+        command = next((word for word in words if word in COMMANDS), folder)
         if line:
             facts[f"{command}, command"] = f"<code>{escape(_command(line))}</code>"
         if environment.get("started"):
@@ -133,5 +137,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(_plain, value)) or "none"
     return "none" if value is None else str(value)

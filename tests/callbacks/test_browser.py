@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -69,6 +71,20 @@ def _click(page: Browser, head: str) -> str:
     found = f"{heads}.find(one => one.innerText.includes('{head}'))"
     page.value(f"{found}.querySelector('button').click()")
     return page.value(f"{found}.getAttribute('aria-sort')")
+
+
+def _red_and_blue(pixels: np.ndarray) -> bool:
+    """Whether both are in more than a tenth of the middle third of a picture."""
+    middle = pixels[len(pixels) // 3 : 2 * len(pixels) // 3].reshape(-1, 3).astype(int)
+    return (middle[:, 0] > middle[:, 2] + 60).mean() > 0.1 and (middle[:, 2] > middle[:, 0] + 60).mean() > 0.1
+
+
+def _wait_for(claim: Callable[[], bool], seconds: float = 30.0) -> None:
+    """A browser paints when it comes to it."""
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, "not seen in time"
+        time.sleep(0.2)
 
 
 def test_the_page_says_no_error_and_asks_for_nothing(page):
@@ -145,23 +161,18 @@ def test_a_mesh_and_points_are_drawn_turn_under_the_mouse_and_turn_together(page
     page.value(f"document.querySelector('{frames[0]}').scrollIntoView({{block: 'center'}})")
     for frame in frames:
         page.wait(f"document.querySelector('{frame}').dataset.state === 'drawn'")
-    page.value("new Promise(done => setTimeout(done, 500))")
+    # a ball that is red on one side and blue on the other, seen from where both are in sight; and dots
+    _wait_for(lambda: _red_and_blue(page.pixels(frames[0])))
+    _wait_for(lambda: page.pixels(frames[1]).std() > 3)
     before = [page.pixels(frame).astype(int) for frame in frames]
-    middle = before[0][len(before[0]) // 3 : 2 * len(before[0]) // 3].reshape(-1, 3)
-    # a ball that is red on one side and blue on the other, seen from where both are in sight
-    assert (middle[:, 0] > middle[:, 2] + 60).mean() > 0.1
-    assert (middle[:, 2] > middle[:, 0] + 60).mean() > 0.1
-    assert before[1].std() > 3
     orbit = "document.querySelector('{} model-viewer').getCameraOrbit().theta"
     thetas = [page.value(orbit.format(frame)) for frame in frames]
     page.drag(f"{frames[0]} model-viewer", 90, 0)
-    page.value("new Promise(done => setTimeout(done, 800))")
-    after = [page.pixels(frame).astype(int) for frame in frames]
+    for frame, old in zip(frames, before, strict=True):
+        _wait_for(lambda: (np.abs(old - page.pixels(frame)).max(2) > 25).mean() > 0.01)  # noqa: B023
     turned = [page.value(orbit.format(frame)) for frame in frames]
     assert abs(turned[0] - thetas[0]) > 0.3
     assert turned[1] == pytest.approx(turned[0], abs=0.05)
-    for old, new in zip(before, after, strict=True):
-        assert (np.abs(old - new).max(2) > 25).mean() > 0.01
     assert [line for line in page.console if not line.startswith("warning")] == []
     assert len(page.requests) == 1
 

@@ -246,26 +246,3 @@ def test_the_command_says_where_the_page_is_and_what_it_cannot_read(
         with pytest.raises(SystemExit):
             main(arguments)
         assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("test/scores.json", "{", r"scores\.json: is no JSON"),
-        ("test/scores.json", "[]", r"scores\.json: holds list"),
-        ("test/objects.csv", "a,b\n1,2\n", r"objects\.csv: has no column"),
-        ("test/objects.csv", "object_index,object_id,is_empty\n1,2\n", r"objects\.csv: line 2 has not as many cells"),
-        ("test/shapes/x.json", "{", r"x\.json: is no JSON"),
-        ("test/shapes/x.ply", "ply", r"x\.ply: cannot be read"),
-        ("test/panels/test_x_views.png", "no", r"test_x_views\.png: is no whole picture"),
-        ("config.yaml", "a: [", r"config\.yaml: is no YAML"),
-        ("config.yaml", "5", r"config\.yaml: expected settings"),
-        ("metrics.csv", "step,train/loss\n1,x\n", r"metrics\.csv: line 2: 'x' is no number"),
-        ("environment.json", "\0", r"environment\.json: is no JSON"),
-    ],
-)
-def test_a_broken_file_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
-    run = write_run(tmp_path / "run", {"x": {"iou": 1.0}}, shapes={"x": ball()}, panels=["x"])
-    (run / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
-        report([run])
