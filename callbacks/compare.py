@@ -1,27 +1,15 @@
 """One table over the tests of many runs: a line a run, a column a score, printed as Markdown."""
 
 import argparse
-import csv
 import math
 from pathlib import Path
 from statistics import fmean
 
+from callbacks.runs import newest_test, read_objects
 from metrics.record import FACTS
 
 SCORES = ("voxel_iou_chosen", "volume_iou", "chamfer_l1", "f_score_1pct", "f_score_2pct", "psnr_db")
 """Columns that are shown where none are asked for and some run has them."""
-
-
-def newest_test(run: Path) -> Path:
-    """``objects.csv`` of a run, or of the newest tested version of an experiment.
-
-    Raises:
-        ValueError: nothing was tested there.
-    """
-    found = [*run.glob("test/objects.csv"), *run.glob("version_*/test/objects.csv")]
-    if not found:
-        raise ValueError(f"{run}: has no test/objects.csv, nor has any version_* in it; run: python main.py test")
-    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def compare(runs: list[Path], scores: list[str] | None = None) -> str:
@@ -41,11 +29,8 @@ def compare(runs: list[Path], scores: list[str] | None = None) -> str:
     tests = {}
     for run in runs:
         path = newest_test(run)
-        with path.open(newline="", encoding="utf-8") as file:
-            tests[path.parents[2 if path.parents[1].name.startswith("version_") else 1].name] = list(
-                csv.DictReader(file)
-            )
-    known = {column for rows in tests.values() for column in rows[0] if column not in FACTS}
+        tests[path.parents[2 if path.parents[1].name.startswith("version_") else 1].name] = read_objects(path)
+    known = {column for rows in tests.values() for column in next(iter(rows), {}) if column not in FACTS}
     unknown = sorted(set(scores or []) - known)
     if unknown:
         raise ValueError(f"--scores: no run has {', '.join(unknown)}; there are {', '.join(sorted(known))}")

@@ -149,11 +149,31 @@ def hull_views(batch: ObjectBatch, i: int) -> tuple[Tensor, Tensor]:
 
 
 def up_axis(batch: ObjectBatch, i: int) -> Tensor | None:
-    """(3,) the mean of the upward axes of an object's cameras, in the dataset's frame; ``None`` without cameras."""
+    """(3,) which way is up for an object's cameras, in the dataset's frame; ``None`` without cameras.
+
+    People hold cameras level: up is at right angles to the cameras' axes to the right, as far as those differ, and
+    else the mean of their upward axes, which leans towards where most of them stand.
+    """
     if "camera_to_world" not in batch:
         return None
-    up = -batch["camera_to_world"][i, :, :3, 1].double().cpu().mean(0)
+    poses = batch["camera_to_world"][i].double().cpu()
+    up = -poses[:, :3, 1].mean(0)
+    right = poses[:, :3, 0]
+    spread, axes = torch.linalg.eigh(right.T @ right / len(right))
+    if spread[1] > 0.02 and spread[0] < 0.2 * spread[1]:
+        up = axes[:, 0] * torch.sign(axes[:, 0] @ up)
     return up if "normalized_to_dataset" not in batch else batch["normalized_to_dataset"][i].double().cpu()[:3, :3] @ up
+
+
+def first_camera(batch: ObjectBatch, i: int) -> Tensor | None:
+    """(3,) position of an object's first camera, in the dataset's frame; ``None`` without cameras."""
+    if "camera_to_world" not in batch:
+        return None
+    position = batch["camera_to_world"][i, 0, :3, 3].double().cpu()
+    if "normalized_to_dataset" not in batch:
+        return position
+    matrix = batch["normalized_to_dataset"][i].double().cpu()
+    return matrix[:3, :3] @ position + matrix[:3, 3]
 
 
 def file_contents(shape: Shape | TexturedShape, kind: Literal["ply", "obj", "glb"], name: str) -> dict[str, bytes]:

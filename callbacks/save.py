@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.export import Export, file_contents, remove_exports, up_axis
+from callbacks.export import Export, file_contents, first_camera, remove_exports, up_axis
 from callbacks.results import file_name, gathered, object_ids, results_folder, write_whole
 from ops.types import ObjectBatch, Shape
 
@@ -20,8 +20,9 @@ from ops.types import ObjectBatch, Shape
 class SaveShapes(Callback):
     """Writes every tested or predicted shape as a binary PLY, in the dataset's own frame and unit.
 
-    Beside ``<object>.ply`` lies ``<object>.json`` with the object's name, sizes, bounding box and its
-    ``normalized_to_dataset``. An empty shape writes nothing; after ``predict`` it makes the command fail.
+    Beside ``<object>.ply`` lies ``<object>.json`` with the object's name, sizes, bounding box, its
+    ``normalized_to_dataset``, which way is up and where the first camera stood. An empty shape writes nothing;
+    after ``predict`` it makes the command fail.
 
     A second one with a folder of its own writes more formats, ``python main.py predict --trainer.callbacks+
     callbacks.save.SaveShapes --trainer.callbacks.folder export --trainer.callbacks.formats '[obj, glb]'``. A method
@@ -97,7 +98,8 @@ class SaveShapes(Callback):
             if self._path is None:
                 continue
             stem = self._path / _claimed(self._path / ".names", object_id, index)
-            _write(shape, stem, object_id, index, matrix)
+            cameras = {"up": up_axis(batch, i), "first_camera": first_camera(batch, i)}
+            _write(shape, stem, object_id, index, matrix, cameras)
             remove_exports(stem)
             if not shape.is_empty:
                 self.export.write(shape, stem, _in_dataset_frame(color_field, matrix), up_axis(batch, i))
@@ -137,7 +139,9 @@ def ply_bytes(shape: Shape) -> bytes:
     return file_contents(shape, "ply", "shape")[".ply"]
 
 
-def _write(shape: Shape, stem: Path, object_id: str, index: int, to_dataset: Tensor | None) -> None:
+def _write(
+    shape: Shape, stem: Path, object_id: str, index: int, to_dataset: Tensor | None, cameras: dict[str, Tensor | None]
+) -> None:
     ply, description = (stem.with_name(f"{stem.name}{extension}") for extension in (".ply", ".json"))
     if shape.is_empty:
         # of an earlier run, and no longer what the method makes of this object
@@ -150,6 +154,7 @@ def _write(shape: Shape, stem: Path, object_id: str, index: int, to_dataset: Ten
         "object_id": object_id,
         "frame": "the dataset's own frame and unit; normalized_to_dataset maps the unit sphere of training into it",
         "normalized_to_dataset": None if to_dataset is None else to_dataset.tolist(),
+        **{name: None if vector is None else vector.tolist() for name, vector in cameras.items()},
         "num_vertices": len(shape.vertices),
         "num_faces": 0 if shape.faces is None else len(shape.faces),
         "bounding_box": [shape.vertices.amin(0).tolist(), shape.vertices.amax(0).tolist()],

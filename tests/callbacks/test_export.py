@@ -14,6 +14,7 @@ from torch import Tensor
 from callbacks.export import Export, file_contents, hull_views, main, up_axis
 from callbacks.save import SaveShapes
 from metrics.shape_files import read_shape
+from ops.cameras import look_at
 from ops.texture import XATLAS
 from ops.types import ObjectBatch, Reconstruction, Shape
 from tests.callbacks.toy import COLORS, CORNERS, FACES, ToyMethod, loader, trainer
@@ -194,6 +195,16 @@ def test_up_is_the_cameras_up_in_the_dataset_frame() -> None:
     turned = torch.tensor([[1.0, 0, 0, 5], [0, 0, -1, 5], [0, 1, 0, 5], [0, 0, 0, 1]])[None]
     assert up_axis(ObjectBatch(camera_to_world=pose, normalized_to_dataset=turned), 0).tolist() == [0, 0, 1]
     assert up_axis({}, 0) is None
+
+
+def test_up_is_at_right_angles_to_level_cameras_wherever_most_of_them_stand() -> None:
+    eyes = torch.tensor([[2.0, 0.5, 3.0], [2.5, 0.0, 2.5], [2.0, -0.5, 3.0], [-1.0, 2.0, 0.5]])
+    poses = torch.stack([look_at(eye, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])) for eye in eyes])[None]
+    up = up_axis(ObjectBatch(camera_to_world=poses), 0)
+    torch.testing.assert_close(up, torch.tensor([0.0, 0.0, 1.0]).double(), rtol=0, atol=1e-5)
+    # the mean of the cameras' own leans away from where they look down from
+    mean = -poses[0, :, :3, 1].mean(0)
+    assert torch.rad2deg(torch.acos(mean[2] / mean.norm())) > 10
 
 
 def test_an_object_that_became_empty_loses_all_files_of_an_earlier_test(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_tested_shapes_lie_in_the_datasets_frame_beside_their_description(tmp_pa
         "object_index": 2,
         "object_id": "thing/2",
         "normalized_to_dataset": sample(2)["normalized_to_dataset"].tolist(),
+        "up": [0.0, 2.0, 0.0],
+        "first_camera": [0.0, 0.0, 6.0],
         "num_vertices": 4,
         "num_faces": 4,
         "bounding_box": [[-3.0] * 3, [3.0] * 3],
