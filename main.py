@@ -68,6 +68,14 @@ class BottegaCLI(LightningCLI):
             run = run_of(config.ckpt_path)
             place_loggers(config.trainer.logger, *((run, self.subcommand) if run else (runs, None)))
 
+    def instantiate_classes(self) -> None:
+        """Tell the loggers that want to know what they log, and where, before Lightning starts them."""
+        super().instantiate_classes()
+        names = [type(self.model).__name__, type(self.datamodule).__name__]
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "place"):
+                logger.place(Path(self.trainer.log_dir), self.subcommand, names)
+
 
 def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
     """Send every logger of the config to ``folder`` and there to ``version``, or to the next free one."""

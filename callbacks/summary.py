@@ -1,5 +1,6 @@
 """What a command is about to do, in about ten lines, and how a fit ended; in place of Lightning's own remarks."""
 
+import json
 import logging
 import re
 import shlex
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from callbacks.environment import main_arguments
-from callbacks.results import results_folder, training_steps
+from callbacks.results import results_folder, training_steps, write_whole
 
 # said by the summary, or by nobody who asked
 _NOISE = re.compile(
@@ -123,8 +124,7 @@ def dashboards(trainer: Trainer, folder: Path) -> list[str]:
     for logger in trainer.loggers:
         kind = type(logger).__name__
         if kind == "WandbLogger":
-            run = logger.experiment
-            found.append(run.url or f"wandb sync {_relative(Path(run.dir).parent)}" if run.dir else "W&B is off")
+            found.append(getattr(logger, "address", "at W&B"))
         elif kind == "TensorBoardLogger":
             found.append(f"tensorboard --logdir {_relative(folder.parent)}")
     return found or [f"python -m callbacks.report {_relative(folder)}"]
@@ -137,7 +137,14 @@ def hand_over_config(trainer: Trainer, folder: Path | None) -> None:
         return
     for logger in trainer.loggers:
         if type(logger).__name__ == "WandbLogger":
-            logger.log_hyperparams(yaml.safe_load(path.read_text(encoding="utf-8")) | {"folder": str(folder)})
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            known = folder / "environment.json"
+            environment = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
+            logger.log_hyperparams({**config, "folder": str(folder), "environment": environment})
+            # so that whoever finds the folder finds the curves
+            run = logger.experiment
+            environment["wandb"] = {"id": run.id, "name": run.name, "group": run.group, "project": run.project}
+            write_whole(known, json.dumps(environment, indent=2) + "\n")
         elif type(logger).__name__ == "TensorBoardLogger":
             text = path.read_text(encoding="utf-8")
             logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
@@ -169,7 +176,8 @@ def _length(trainer: Trainer) -> str:
 def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)}, {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
+        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+        name = f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB"
     else:
         name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
     text = f"{name}; precision {trainer.precision}"
