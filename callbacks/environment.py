@@ -31,9 +31,34 @@ class Environment(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = results_folder(trainer)
         if folder is not None and trainer.is_global_zero:
-            facts = environment() | {"num_processes": trainer.world_size}
-            facts["continues"] = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-            write_whole(folder / "environment.json", json.dumps(facts, indent=2) + "\n")
+            facts = environment() | {"num_processes": trainer.world_size, "continues": None}
+            add_facts(folder / "environment.json", facts, is_new=True)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._continue(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._continue(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._continue(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._continue(trainer)
+
+    def _continue(self, trainer: Trainer) -> None:
+        # Lightning names the checkpoint only once it has been read
+        folder = results_folder(trainer)
+        if folder is not None and trainer.is_global_zero and trainer.ckpt_path is not None:
+            add_facts(folder / "environment.json", {"continues": str(trainer.ckpt_path)})
+
+
+def add_facts(path: Path, facts: dict[str, Any], is_new: bool = False) -> dict[str, Any]:
+    """Write facts into an ``environment.json``, beside those that it has unless it is to be new; returns all."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not is_new else {}
+    write_whole(path, json.dumps(known | facts, indent=2) + "\n")
+    return known | facts
 
 
 def environment() -> dict[str, Any]:

@@ -23,6 +23,7 @@ LABELS = {"validate": "validation", "test": "test", "predict": "predict"}
 LOOKS_PER_SECOND = 4
 RATE_SECONDS = 30.0
 MOST_SECONDS_BETWEEN_LINES = 600.0
+SHARE_OF_AGE = 0.1
 
 
 class ProgressBar(pytorch_lightning.callbacks.ProgressBar):
@@ -297,7 +298,8 @@ class _Lines:
 
     def is_due(self) -> bool:
         now = time.monotonic()
-        wait = min(max(self._seconds, 0.1 * (now - self._started)), max(MOST_SECONDS_BETWEEN_LINES, self._seconds))
+        age = now - self._started
+        wait = min(max(self._seconds, SHARE_OF_AGE * age), max(MOST_SECONDS_BETWEEN_LINES, self._seconds))
         return now - self._printed >= wait
 
     def show(self, done: int, left: str, speed: str, losses: str) -> None:

@@ -1,6 +1,5 @@
 """What a command is about to do, in about ten lines, and how a fit ended; in place of Lightning's own remarks."""
 
-import json
 import logging
 import re
 import shlex
@@ -15,8 +14,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.text import Text
 
-from callbacks.environment import main_arguments
-from callbacks.results import results_folder, training_steps, write_whole
+from callbacks.environment import add_facts, main_arguments
+from callbacks.results import results_folder, training_steps
 
 # said by the summary, or by nobody who asked
 _NOISE = re.compile(
@@ -98,8 +97,8 @@ def summary_lines(trainer: Trainer, pl_module: LightningModule, folder: Path | N
         verb = "continues" if trainer.state.fn == "fit" else "weights"
         lines.append((verb, f"step {training_steps(trainer, pl_module):,} of {_relative(trainer.ckpt_path)}"))
     lines.append(("folder", "nothing is written: there is no logger" if folder is None else _relative(folder)))
-    if folder is not None and trainer.state.fn == "fit":
-        if trainer.checkpoint_callback is not None:
+    if folder is not None:
+        if trainer.state.fn == "fit" and trainer.checkpoint_callback is not None:
             lines.append(("resume", resume_command(main_arguments())))
         lines += [("dashboard", text) for text in dashboards(trainer, folder)]
     return lines
@@ -127,7 +126,9 @@ def dashboards(trainer: Trainer, folder: Path) -> list[str]:
             found.append(getattr(logger, "address", "at W&B"))
         elif kind == "TensorBoardLogger":
             found.append(f"tensorboard --logdir {_relative(folder.parent)}")
-    return found or [f"python -m callbacks.report {_relative(folder)}"]
+    if trainer.state.fn == "fit" and not found:
+        found.append(f"python -m callbacks.report {_relative(folder)}")
+    return found
 
 
 def hand_over_config(trainer: Trainer, folder: Path | None) -> None:
@@ -137,14 +138,12 @@ def hand_over_config(trainer: Trainer, folder: Path | None) -> None:
         return
     for logger in trainer.loggers:
         if type(logger).__name__ == "WandbLogger":
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-            known = folder / "environment.json"
-            environment = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
-            logger.log_hyperparams({**config, "folder": str(folder), "environment": environment})
-            # so that whoever finds the folder finds the curves
             run = logger.experiment
-            environment["wandb"] = {"id": run.id, "name": run.name, "group": run.group, "project": run.project}
-            write_whole(known, json.dumps(environment, indent=2) + "\n")
+            # so that whoever finds the folder finds the curves
+            known = {"id": run.id, "name": run.name, "group": run.group, "project": run.project}
+            environment = add_facts(folder / "environment.json", {"wandb": known})
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            logger.log_hyperparams({**config, "folder": str(folder), "environment": environment})
         elif type(logger).__name__ == "TensorBoardLogger":
             text = path.read_text(encoding="utf-8")
             logger.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
