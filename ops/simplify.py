@@ -43,7 +43,9 @@ def simplified(shape: Shape, max_faces: int) -> Shape:
             break
         resolution *= min(0.97, math.sqrt(max_faces / len(faces)))
     size = extent / resolution
-    positions = _positions(vertices, shape.faces, clusters, cells.double() * size, size) + shape.vertices.double().amin(0)
+    positions = _positions(vertices, shape.faces, clusters, cells.double() * size, size) + shape.vertices.double().amin(
+        0
+    )
     colors = None if shape.vertex_colors is None else _means(shape.vertex_colors.double(), clusters, len(cells))
     return _used(Shape(positions.to(shape.vertices), faces, None if colors is None else colors.to(shape.vertex_colors)))
 

@@ -40,7 +40,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 
 def _records(run: Path) -> Iterator[Any]:
-    """Records of a W&B run file: in blocks of 32 KiB, checksum, length, kind and a piece of a record again and again."""
+    """Records of a W&B run file: blocks of 32 KiB, in them checksum, length, kind and a piece of a record in turn."""
     from wandb.proto import wandb_internal_pb2
 
     content, place, pieces = next(run.glob("*.wandb")).read_bytes(), 7, b""
