@@ -4,7 +4,9 @@ Methods and datasets are named in the YAML by ``class_path`` and never here, so 
 A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it goes into its subfolder ``test/``.
 """
 
+import logging
 import os
+import shlex
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -41,8 +43,15 @@ class BottegaCLI(LightningCLI):
         if config.ckpt_path == "last" or (config.ckpt_path is None and self.subcommand != "fit"):
             config.ckpt_path = str(newest_checkpoint(runs))
             print(f"{self.subcommand}: checkpoint {config.ckpt_path}")
+        if config.trainer.logger is False:
+            # there is no folder of a run to write to; Lightning would take the present one
+            self.save_config_callback = None
+            if config.trainer.enable_checkpointing is None:
+                config.trainer.enable_checkpointing = False
+        no_bar = config.trainer.enable_progress_bar is False
         switched_off = {
-            "RichProgressBar": config.trainer.enable_progress_bar is False,
+            "ProgressBar": no_bar,
+            "RichProgressBar": no_bar,
             "Checkpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
         }
         # Lightning refuses a default callback beside the flag that switches it off
@@ -58,6 +67,14 @@ class BottegaCLI(LightningCLI):
         else:
             run = run_of(config.ckpt_path)
             place_loggers(config.trainer.logger, *((run, self.subcommand) if run else (runs, None)))
+
+    def instantiate_classes(self) -> None:
+        """Tell the loggers that want to know what they log, and where, before Lightning starts them."""
+        super().instantiate_classes()
+        names = [type(self.model).__name__, type(self.datamodule).__name__]
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "place"):
+                logger.place(Path(self.trainer.log_dir), self.subcommand, names)
 
 
 def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
@@ -118,10 +135,14 @@ def main(args: list[str] | None = None) -> BottegaCLI:
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended")
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
+    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
     if args is None:
         sys.argv[1:] = with_config_of_run(sys.argv[1:])
     else:
         args = with_config_of_run(args)
+    # for callbacks/environment.py, which records it
+    os.environ["BOTTEGA_COMMAND"] = shlex.join(sys.argv[1:] if args is None else args)
     defaults = {"default_config_files": [str(ROOT / "configs" / "defaults.yaml")]}
     return BottegaCLI(
         LightningModule,

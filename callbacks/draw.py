@@ -1,24 +1,26 @@
-"""Pictures of what a method returned, in the run's folder and in Weights & Biases."""
+"""Pictures of what a method returned, in the run's folder, in Weights & Biases and in TensorBoard."""
 
 import io
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from callbacks.panels import shape_panel, view_panel
 from callbacks.results import file_name, object_ids, results_folder, training_steps, write_whole
+from callbacks.score import Score
+from callbacks.wandb_media import object3d, objects_table
 from ops.types import Shape
-
-MAX_CLOUD_POINTS = 20_000
 
 
 class Draw(Callback):
-    """Draws some objects of every validation and test as PNG files in ``panels/``, and in W&B where it logs.
+    """Draws some objects of every validation and test as PNG files in ``panels/``, in W&B and in TensorBoard.
+
+    At W&B a test also shows the drawn shapes to be turned, and a table of all objects with their scores.
 
     Args:
         max_objects: objects drawn in each validation or test, spread evenly over all: datasets list them by category.
@@ -31,7 +33,8 @@ class Draw(Callback):
         self._folder: Path | None = None
         self._num_drawn = self._num_batches_seen = 0
         self._num_batches = 1.0
-        self._media: dict[str, list[tuple[str, Any]]] = {}
+        self._media: dict[str, list[tuple[str, Image.Image]]] = {}
+        self._shapes: dict[str, Shape] = {}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, sum(trainer.num_val_batches))
@@ -61,7 +64,7 @@ class Draw(Callback):
         self._num_drawn = self._num_batches_seen = 0
         # a stream of unknown length shows its first objects
         self._num_batches = num_batches if math.isfinite(num_batches) else 1.0
-        self._media = {}
+        self._media, self._shapes = {}, {}
 
     def _draw(self, trainer: Trainer, stage: str, outputs: Any, batch: Any) -> None:
         # the first rank's objects are enough to look at
@@ -81,8 +84,8 @@ class Draw(Callback):
             for kind, panel in panels.items():
                 write_whole(self._folder / f"{stage}_{file_name(object_id)}_{kind}.png", png_bytes(panel))
                 self._media.setdefault(kind, []).append((object_id, panel))
-            if trainer.testing and "shape" in panels and _wandb_loggers(trainer):
-                self._media.setdefault("cloud", []).append((object_id, _cloud(outputs["shapes"][i])))
+            if trainer.testing and "shape" in panels and _loggers(trainer, "WandbLogger"):
+                self._shapes[object_id] = outputs["shapes"][i]
 
     def _panels(self, outputs: dict[str, Any], batch: Any, i: int) -> dict[str, Image.Image]:
         panels = {}
@@ -93,17 +96,31 @@ class Draw(Callback):
         return panels
 
     def _log(self, trainer: Trainer, stage: str, step: int) -> None:
-        for logger in _wandb_loggers(trainer) if self._media else []:
-            import wandb  # its logger has imported it already
-
+        for logger in _loggers(trainer, "TensorBoardLogger"):
             for kind, media in self._media.items():
-                if kind == "cloud":
-                    objects = [wandb.Object3D(cloud, caption=object_id) for object_id, cloud in media]
-                    logger.log_metrics({f"{stage}/{kind}": objects}, step)
-                else:
-                    ids, images = zip(*media, strict=True)
-                    logger.log_image(f"{stage}/{kind}", list(images), step, caption=list(ids))
-        self._media = {}
+                for object_id, panel in media:
+                    pixels = np.asarray(panel)
+                    logger.experiment.add_image(f"{stage}_{kind}/{object_id}", pixels, step, dataformats="HWC")
+        for logger in _loggers(trainer, "WandbLogger") if self._media else []:
+            for kind, media in self._media.items():
+                ids, images = zip(*media, strict=True)
+                logger.log_image(f"{stage}/{kind}", list(images), step, caption=list(ids))
+            if stage == "test":
+                self._log_shapes(logger, step, any(isinstance(callback, Score) for callback in trainer.callbacks))
+        self._media, self._shapes = {}, {}
+
+    def _log_shapes(self, logger: Any, step: int, has_scores: bool) -> None:
+        with TemporaryDirectory() as folder:
+            media = {}
+            if self._shapes:
+                media["test/shape_3d"] = [object3d(shape, name, Path(folder)) for name, shape in self._shapes.items()]
+            scores = self._folder.parent / "objects.csv"
+            # that of this test: callbacks.score comes earlier in the list
+            if has_scores and scores.is_file():
+                panels = dict(self._media.get("shape", []))
+                media["test/objects"] = objects_table(scores, panels, self._shapes)
+            if media:
+                logger.log_metrics(media, step)
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -113,18 +130,6 @@ def png_bytes(image: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def _wandb_loggers(trainer: Trainer) -> list[Any]:
+def _loggers(trainer: Trainer, kind: str) -> list[Any]:
     # by name: whoever does not use W&B never imports it, and it takes seconds
-    return [logger for logger in trainer.loggers if type(logger).__name__ == "WandbLogger"]
-
-
-def _cloud(shape: Shape) -> np.ndarray:
-    """(n, 6) positions and colours in [0, 255] of at most ``MAX_CLOUD_POINTS`` vertices, as W&B shows them."""
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(shape.vertices), generator=generator)[:MAX_CLOUD_POINTS]
-    vertices = shape.vertices.detach().cpu()[chosen]
-    if shape.vertex_colors is None:
-        colors = torch.full_like(vertices, 0.7)
-    else:
-        colors = shape.vertex_colors.detach().cpu()[chosen]
-    return torch.cat([vertices, colors * 255], -1).double().numpy()
+    return [logger for logger in trainer.loggers if type(logger).__name__ == kind]

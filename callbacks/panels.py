@@ -30,10 +30,10 @@ Camera = tuple[str, Tensor, Tensor, int, int]
 
 
 def view_panel(renders: Renders, batch: ObjectBatch, i: int, *, max_views: int, size: int) -> Image.Image:
-    """One row a view: photograph, render, normals, error, as far as the method renders them.
+    """One row a view: photograph, render, normals, depth, error, as far as the method renders them.
 
     Args:
-        renders: with ``images``; ``normals`` are shown if there.
+        renders: with ``images``; ``normals`` and ``depth`` are shown if there.
         batch: with ``images`` of the same views.
         i: which object of the batch.
         max_views: views shown, spread evenly over those there are.
@@ -49,6 +49,8 @@ def view_panel(renders: Renders, batch: ObjectBatch, i: int, *, max_views: int, 
         if "normals" in renders:
             (normals,) = without_padding(batch, i, v, [renders["normals"][i, v].cpu().float()])
             row.append(("normals", (_last(normals) + 1) / 2))
+        if "depth" in renders:
+            row.append(_depth_cell(renders, batch, i, v))
         error = (photograph - image).abs().mean(0)
         rows.append([*row, (f"error, 0 to {ERROR_LIMIT}", heat(error, ERROR_LIMIT))])
     return grid(rows, size)
@@ -157,6 +159,24 @@ def grid(rows: list[list[Cell]], size: int) -> Image.Image:
             left += image.width + GUTTER
         top += height
     return panel
+
+
+def _depth_cell(renders: Renders, batch: ObjectBatch, i: int, v: int) -> Cell:
+    """Distances along the rays from near (bright) to far (dark), white where less than half a ray is stopped."""
+    keys = [key for key in ("depth", "opacity") if key in renders]
+    depth, *opacity = without_padding(batch, i, v, [renders[key][i, v].cpu().float() for key in keys])
+    is_seen = torch.ones_like(depth, dtype=torch.bool)
+    if opacity:
+        # rendered depths are weighted by what the ray meets
+        is_seen, depth = opacity[0] > 0.5, depth / opacity[0].clamp_min(1e-6)
+    seen = depth[is_seen & depth.isfinite()]
+    if not len(seen):
+        return "depth: nothing seen", torch.ones(*depth.shape, 3)
+    # quantiles, so that a few stray rays do not make the rest one colour
+    seen = seen[:: max(1, len(seen) // 100_000)]
+    near, far = seen.quantile(0.01).item(), seen.quantile(0.99).item()
+    colors = heat((far - depth).clamp_min(0), max(far - near, 1e-6))
+    return f"depth, {near:.2f} to {far:.2f}", torch.where(is_seen[..., None], colors, 1.0)
 
 
 def _thumbnail(cell: Tensor, size: int) -> Image.Image:

@@ -46,6 +46,14 @@ class DataModule(LightningDataModule):
         self.reads, self.reader = reads, reader
         self._resumed_at = 0
 
+    def describe(self) -> str:
+        """What was found, in a line for the start of a run; once it is set up."""
+        return type(self).__name__
+
+    def describe_batch(self) -> str:
+        """What a training batch of one process holds, as in "512 rays"; empty where unknown."""
+        return ""
+
     def check_reads(self, available: frozenset[str], name: str) -> None:
         """Refuse what cannot feed the method.
 

@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -122,8 +121,23 @@ class ObjectDataModule(DataModule):
         if not any(self.positions.values()):
             raise ValueError(f"{source.name}: the split {self.split_name!r} has none of the objects that are there")
         self.source = source
-        counts = ", ".join(f"{len(self.positions[name])} {name}" for name in STAGES)
-        rank_zero_info(f"{source.name}: split {self.split_name}, {counts} objects")
+
+    def describe(self) -> str:
+        """Name, split, counts, and what is known of each object."""
+        source = self.source
+        counts = ", ".join(f"{len(self.positions[name]):,} {name}" for name in STAGES)
+        chosen = {source.objects[position].category for name in STAGES for position in self.positions[name]}
+        categories = f"{len(chosen)} categories" if len(chosen) > 1 else f"category {min(chosen)}"
+        known = [f"split {self.split_name}: {counts} objects of {categories}"]
+        known += [f"{source.num_views} pictures each"] if source.num_views else []
+        known += [f"voxels of {', '.join(map(str, source.voxel_resolutions))}"] if source.voxel_resolutions else []
+        known += ["surface points"] if "surface_points" in source.keys else []
+        known += ["query points"] if source.query_sets else []
+        return f"{source.name}: {'; '.join(known)}"
+
+    def describe_batch(self) -> str:
+        """How many objects."""
+        return f"{self.batch_size:,} objects"
 
     def _check_settings(self, source: ObjectSource) -> None:
         low, high = self.num_views if len(self.num_views) == 2 else (0, 0)

@@ -295,6 +295,24 @@ class SceneDataModule(DataModule):
         if stage == "fit":
             check_before_training(scene, self._run_folder(), self.train_views)
 
+    def describe(self) -> str:
+        """Name, views, sizes, and what is known beside the photographs."""
+        scene = self.scene
+        sizes = scene.sizes[self.train_views + self.held_out_views]
+        heights, widths = ("-".join(map(str, sorted({*map(int, edges.aminmax())}))) for edges in sizes.unbind(-1))
+        known = [f"{len(self.train_views)} training views of {widths} x {heights}, {len(self.held_out_views)} held out"]
+        known += ["masks"] if scene.masks is not None else []
+        known += [f"{len(scene.sparse_points.points):,} sparse points"] if scene.sparse_points is not None else []
+        known += [f"{len(scene.surface_points):,} points of truth"] if scene.surface_points is not None else []
+        return f"{scene.name}: {'; '.join(known)}"
+
+    def describe_batch(self) -> str:
+        """How many rays, and of how many views."""
+        if "rays" not in self.reads:
+            return "one object"
+        views = len(self.train_views) if self.images_per_batch is None else self.images_per_batch
+        return f"{self.rays_per_batch:,} rays of {views} view{'s' * (views > 1)}"
+
     def _run_folder(self) -> Path | None:
         """Where this process may write: the run's folder on the first one; every rank has to ask."""
         if self.trainer is None or not self.trainer.loggers or self.trainer.fast_dev_run:

@@ -416,8 +416,9 @@ class Neuralangelo(Method):
             "eikonal": eikonal(rays["gradient"], num_samples),
             "curvature": curvature(rays["laplacian"], num_samples),
         }
-        curvature_weight = self.curvature_weight(step)
-        loss = terms["color"] + self.eikonal_weight * terms["eikonal"] + curvature_weight * terms["curvature"]
+        loss = (
+            terms["color"] + self.eikonal_weight * terms["eikonal"] + self.curvature_weight(step) * terms["curvature"]
+        )
         if self.mask_weight:
             terms["mask"] = mask_cross_entropy(rays["log_transmittance"], batch["ray_masks"], self.mask_floor)
             loss = loss + self.mask_weight * terms["mask"]
@@ -428,17 +429,25 @@ class Neuralangelo(Method):
         if patch_weight := self.patch_weight(step):
             terms["patch"] = self._patch_loss(rays, batch)
             loss = loss + patch_weight * terms["patch"]
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()})
-        self.log_dict(
-            {
-                "train/loss": loss.detach(),
-                "train/inv_s": self.inv_s.detach(),
-                "train/active_levels": float(self.active_levels(step)),
-                "train/epsilon": self.epsilon(step),
-                "train/curvature_weight": curvature_weight,
-            }
-        )
+        logged = {f"train/{name}": term.detach() for name, term in ({"loss": loss} | terms).items()}
+        self.log_dict(logged, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in self._schedules(step).items()})
         return loss
+
+    def _schedules(self, step: int) -> dict[str, float | Tensor]:
+        """What changes as the run goes on, and the sharpness that it leads to."""
+        schedules = {
+            "inv_s": self.inv_s.detach(),
+            "active_levels": float(self.active_levels(step)),
+            "epsilon": self.epsilon(step),
+            "curvature_weight": self.curvature_weight(step),
+            "cosine_ratio": self.cosine_ratio(step),
+        }
+        if self.max_sparse_weight:
+            schedules["sparse_weight"] = self.sparse_weight(step)
+        if self.max_patch_weight:
+            schedules["patch_weight"] = self.patch_weight(step)
+        return schedules
 
     def _patch_loss(self, rays: RayRender, batch: RayBatch) -> Tensor:
         return patch_loss(

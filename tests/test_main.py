@@ -1,5 +1,6 @@
 """The command line as a user meets it. Commands run in this process; a few in one of their own, where exits matter."""
 
+import json
 import os
 import subprocess
 import sys
@@ -212,4 +213,20 @@ def test_wandb_runs_offline_beside_the_csv_log(workplace):
     )
     assert done.returncode == 0, done.stderr
     assert (workplace / "runs/tetrahedron/version_0/metrics.csv").is_file()
-    assert list((workplace / "runs/tetrahedron/wandb").glob("offline-run-*/*.wandb"))
+    assert list((workplace / "runs/tetrahedron/version_0/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_run_without_logger_writes_nothing_anywhere(workplace, capsys):
+    there = set(workplace.rglob("*"))
+    cli = main(["fit", "--config", "tetrahedron.yaml", "--trainer.logger", "false"])
+    assert cli.trainer.global_step == 4
+    assert "nothing is written" in capsys.readouterr().out
+    assert {path for path in workplace.rglob("*") if "__pycache__" not in path.parts} == {
+        path for path in there if "__pycache__" not in path.parts
+    }
+
+
+def test_the_folder_of_a_run_says_which_command_made_it(workplace):
+    main(["fit", "--config", "tetrahedron.yaml", "--seed_everything", "3"])
+    facts = json.loads((workplace / "runs/tetrahedron/version_0/environment.json").read_text())
+    assert facts["command"] == ["python", "main.py", "fit", "--config", "tetrahedron.yaml", "--seed_everything", "3"]
