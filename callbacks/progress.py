@@ -24,6 +24,7 @@ LOOKS_PER_SECOND = 4
 RATE_SECONDS = 30.0
 MOST_SECONDS_BETWEEN_LINES = 600.0
 SHARE_OF_AGE = 0.1
+MAX_SCORES = 6
 
 
 class ProgressBar(pytorch_lightning.callbacks.ProgressBar):
@@ -94,9 +95,11 @@ class ProgressBar(pytorch_lightning.callbacks.ProgressBar):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._display is None or trainer.sanity_checking:
             return
-        scores = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        scores = dict([(name, value) for name, value in found.items() if not math.isnan(value)][:MAX_SCORES])
         took = _clock(time.monotonic() - self._eval_started)
-        self._display.say(f"validation at step {trainer.global_step:,}, {took}:  {_numbers(scores)}")
+        others = f"  and {len(found) - len(scores)} more in the log" if len(scores) < len(found) else ""
+        self._display.say(f"validation at step {trainer.global_step:,}, {took}:  {_numbers(scores)}{others}")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_evaluation("test", trainer.num_test_batches)
