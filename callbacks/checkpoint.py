@@ -28,6 +28,10 @@ class Checkpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take nothing over: a resumed run has a folder of its own, and what an earlier one saved stays as it is."""
 
+    def save_now(self, trainer: Trainer) -> None:
+        """Save ``last.ckpt`` as the run stands; every rank has to ask."""
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save what the run has come to."""
         super().on_train_end(trainer, pl_module)
