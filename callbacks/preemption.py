@@ -8,7 +8,6 @@ optimizer step, before a validation, and after each of its batches.
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,12 +15,10 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
+from callbacks.requeue import LEFT_EARLY, requeue
 from callbacks.results import results_folder, write_whole
-
-LEFT_EARLY = 75
-"""Exit status of a run that saved and stopped and is to go on (EX_TEMPFAIL)."""
 
 
 class Preemption(Callback):
@@ -134,7 +131,7 @@ class Preemption(Callback):
             status = LEFT_EARLY
             for logger in trainer.loggers:
                 logger.save()
-            rank_zero_info(f"SIGUSR1: saved step {trainer.global_step}; {_requeue()}")
+            rank_zero_info(f"SIGUSR1: saved step {trainer.global_step}; {requeue()}")
         # a process that fails takes the others with it, so only the first one does, after all have saved
         trainer.strategy.barrier("Preemption")
         raise SystemExit(status)
@@ -142,28 +139,6 @@ class Preemption(Callback):
 
 def _savers(trainer: Trainer) -> list[Any]:
     return [callback for callback in trainer.checkpoint_callbacks if hasattr(callback, "save_now")]
-
-
-def _job_name() -> str:
-    """What ``scontrol`` calls this job; one task of an array has a name of its own."""
-    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
-    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-
-
-def _requeue() -> str:
-    """Put the job back into the queue and say so, or what to do by hand."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return "--ckpt_path last goes on from there"
-    command = ["scontrol", "requeue", _job_name()]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        problem = done.stderr.strip() if done.returncode else None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = str(error)
-    if problem is None:
-        return f"job {command[-1]} is in the queue again"
-    rank_zero_warn(f"{' '.join(command)}: {problem}; is the job submitted with --requeue?")
-    return "the job could not be requeued; submit it again with --ckpt_path last"
 
 
 def _record_job(path: Path) -> None:

@@ -12,7 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoint import Checkpoint
-from callbacks.preemption import LEFT_EARLY, Preemption
+from callbacks.preemption import Preemption
+from callbacks.requeue import LEFT_EARLY
 from tests.callbacks import toy
 
 
@@ -137,10 +138,10 @@ def test_a_job_is_requeued_by_the_name_of_its_task(job, name, scontrol, tmp_path
 def test_a_job_that_cannot_be_requeued_says_what_to_do(scontrol, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("REFUSE", "1")
-    with pytest.raises(SystemExit) as stop, pytest.warns(UserWarning, match="it is over; is the job submitted with"):
+    with pytest.raises(SystemExit) as stop, caplog.at_level("INFO"):
         _fit(tmp_path, [SignalAt("on_train_batch_start", 3, 3)])
     assert stop.value.code == LEFT_EARLY
-    assert "submit it again with --ckpt_path last" in caplog.text
+    assert "scontrol requeue 77 failed: it is over; was the job submitted with --requeue?" in caplog.text
 
 
 def test_signals_before_the_run_listens_wait_for_it(tmp_path):
