@@ -24,9 +24,9 @@ if "SLURM_JOB_ID" in os.environ:
     # SIGUSR1 waits here until it is asked for, and in the commands until they listen
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
+from callbacks.files import file_name, write_whole
 from callbacks.gather import complaints, csv_text, line_of, markdown, score_names
 from callbacks.requeue import LEFT_EARLY, requeue
-from callbacks.results import file_name, write_whole
 
 HERE = Path(__file__).parent
 
