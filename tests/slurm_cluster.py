@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -71,7 +71,7 @@ class SlurmCluster:
             "SLURM_CONF": str(folder / "slurm.conf"),
             "MASTER_ADDR": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHON": sys.executable,
         }
         self._daemons: list[subprocess.Popen[bytes]] = []
 
@@ -144,6 +144,26 @@ class SlurmCluster:
         )  # fmt: skip
         return self.facts(job)
 
+    def wait_for(self, job: str, is_there: Callable[[], object], what: str, timeout: float = 240) -> None:
+        """Wait for something that a job brings about."""
+
+        def is_over() -> bool:
+            return bool(is_there()) or self.facts(job)["JobState"] in ("FAILED", "CANCELLED", "COMPLETED", "TIMEOUT")
+
+        self._wait_until(is_over, timeout, what)
+        if not is_there():
+            raise AssertionError(f"job {job} is {self.facts(job)['JobState']} without {what}")
+
+    def processes(self, job: str, rank: int) -> list[int]:
+        """Processes of one rank of a job, and what they have started."""
+        names = [f"SLURM_CONF={self.folder / 'slurm.conf'}", f"SLURM_JOB_ID={job}", f"SLURM_PROCID={rank}"]
+        return [pid for pid, variables in _environments() if all(name.encode() in variables for name in names)]
+
+    def leftovers(self) -> list[int]:
+        """Processes that were started for or by this cluster."""
+        name = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode()
+        return [pid for pid, variables in _environments() if name in variables]
+
     def _start(self, program: str, *arguments: str) -> None:
         log = (self.folder / f"log/{program}{len(self._daemons)}.log").open("wb")
         with log:
@@ -167,6 +187,13 @@ class SlurmCluster:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no {what} within {timeout} s; see {self.folder}/log")
             time.sleep(0.2)
+
+
+def _environments() -> Iterator[tuple[int, list[bytes]]]:
+    """Numbers of all processes that may be looked at, with their variables."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            yield int(folder.name), (folder / "environ").read_bytes().split(b"\0")
 
 
 def _free_ports(count: int) -> list[int]:
