@@ -19,7 +19,7 @@ PRELOADED = ["main", "methods.neuralangelo", "methods.onet", "methods.r2n2", "me
              "metrics.images"]  # fmt: skip
 
 
-def on_ranks(function: Callable[..., None], folder: Path, *arguments: Any, num_ranks: int = 2, timeout: float = 120):
+def on_ranks(function: Callable[..., None], folder: Path, *arguments: Any, num_ranks: int = 2, timeout: float = 300):
     """Call ``function(rank, *arguments)`` in ``folder`` on every rank and wait for all.
 
     Args:

@@ -100,10 +100,10 @@ class SlurmCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with contextlib.suppress(subprocess.SubprocessError, TimeoutError):
-            self._say("scancel", "--user", self._say("id", "-un"))
+        with contextlib.suppress(AssertionError, subprocess.SubprocessError, TimeoutError):
+            self.say("scancel", "--user", self.say("id", "-un"))
             # a daemon that is stopped during a step leaves the step's own daemon behind
-            self._wait_until(lambda: not self._say("squeue", "-h"), 60, "an empty queue")
+            self._wait_until(lambda: not self.say("squeue", "-h"), 60, "an empty queue")
             self._wait_until(lambda: self._idle_nodes() == len(NODES), 60, "two idle nodes")
         for daemon in reversed(self._daemons):
             daemon.terminate()
@@ -116,27 +116,22 @@ class SlurmCluster:
 
     def submit(self, *arguments: str | Path, cwd: Path, **environment: str) -> str:
         """Submit a batch script, as ``sbatch`` would with these arguments, and return the job's number."""
-        command = ["sbatch", "--parsable", *map(str, arguments)]
-        submitted = subprocess.run(
-            command, cwd=cwd, env=self.environment | environment, capture_output=True, text=True, timeout=60
-        )
-        assert submitted.returncode == 0, submitted.stderr
-        return submitted.stdout.strip().split(";")[0]
+        return self.say("sbatch", "--parsable", *map(str, arguments), cwd=cwd, **environment).split(";")[0]
 
     def signal(self, job: str, name: str) -> None:
         """Send a signal to the job's processes, as SLURM does before a time limit."""
-        self._say("scancel", f"--signal={name}", job)
+        self.say("scancel", f"--signal={name}", job)
 
     def requeue(self, job: str) -> None:
         """What happens to a job whose node is lost."""
-        self._say("scontrol", "requeue", job)
+        self.say("scontrol", "requeue", job)
 
     def facts(self, job: str) -> dict[str, str]:
         """What the controller knows of a job: JobState, Restarts, ExitCode and more."""
-        words = self._say("scontrol", "--oneliner", "show", "job", job).split()
+        words = self.say("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job: str, timeout: float = 300) -> dict[str, str]:
+    def wait(self, job: str, timeout: float = 600) -> dict[str, str]:
         """Wait until a job has ended for good; its facts."""
         self._wait_until(
             lambda: self.facts(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING"),
@@ -144,7 +139,7 @@ class SlurmCluster:
         )  # fmt: skip
         return self.facts(job)
 
-    def wait_for(self, job: str, is_there: Callable[[], object], what: str, timeout: float = 240) -> None:
+    def wait_for(self, job: str, is_there: Callable[[], object], what: str, timeout: float = 600) -> None:
         """Wait for something that a job brings about."""
 
         def is_over() -> bool:
@@ -172,20 +167,24 @@ class SlurmCluster:
                 subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
             )
 
-    def _say(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
+    def say(self, *command: str, cwd: Path | None = None, **environment: str) -> str:
+        """What a command prints that speaks to this cluster."""
+        done = subprocess.run(
+            command, cwd=cwd, env=self.environment | environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def _idle_nodes(self) -> int:
-        with contextlib.suppress(subprocess.SubprocessError):
-            return sum(map(int, self._say("sinfo", "-h", "-t", "idle", "-o", "%D").split()))
+        with contextlib.suppress(AssertionError, subprocess.SubprocessError):
+            return sum(map(int, self.say("sinfo", "-h", "-t", "idle", "-o", "%D").split()))
         return 0
 
     def _wait_until(self, is_true: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = time.monotonic() + timeout
         while not is_true():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no {what} within {timeout} s; see {self.folder}/log")
+                raise TimeoutError(f"{what} did not come within {timeout} s; see {self.folder}/log")
             time.sleep(0.2)
 
 

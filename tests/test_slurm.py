@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,14 +46,12 @@ def straight(cluster, place) -> tuple[str, Path]:
 def sweep(cluster, place, straight) -> tuple[str, str]:
     """Numbers of the array and of the job that gathers."""
 
-    command = [
+    said = cluster.say(
         sys.executable, "sweep.py", "submit", "--config", "small.yaml", "--vary", "data.init_args.scene",
         "--scans", "statue", "nothing", "--name", "sweep", "--trainer.max_steps", "40",
-        "--sbatch=--cpus-per-task=1",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=place, env=cluster.environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return re.search(r"array (\d+) does 2 scans, then job (\d+) writes runs/sweep/table\.md", done.stdout).groups()
+        "--sbatch=--cpus-per-task=1", cwd=place,
+    )  # fmt: skip
+    return re.search(r"array (\d+) does 2 scans, then job (\d+) writes runs/sweep/table\.md", said).groups()
 
 
 def test_a_preempted_and_then_lost_job_ends_as_the_one_left_alone(cluster, place, straight, sweep):
