@@ -36,8 +36,6 @@ class Preemption(Callback):
     def __init__(self, every_seconds: float = 1.0) -> None:
         self.every_seconds = every_seconds
         self.is_asked = False
-        self._is_cut_off = False
-        self._end: int | None = None
         self._last_step = self._next_step = 0
         self._last_time = 0.0
 
@@ -53,19 +51,9 @@ class Preemption(Callback):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say where a resumed run goes on; let one that was cut off in its last validation begin that again."""
-        if trainer.state.fn != "fit":
-            return
-        step = checkpoint["global_step"]
-        rank_zero_info(f"resumed from step {step} of {trainer.ckpt_path}")
-        if checkpoint.get("validation_cut_off") and step == trainer.max_steps:
-            # Lightning leaves a run at its last step as it is, validated or not
-            self._end, trainer.fit_loop.epoch_loop.max_steps = step, step + 1
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note that a validation has to begin again."""
-        if self._is_cut_off:
-            checkpoint["validation_cut_off"] = True
+        """Say where a resumed run goes on."""
+        if trainer.state.fn == "fit":
+            rank_zero_info(f"resumed from step {checkpoint['global_step']} of {trainer.ckpt_path}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = self._next_step = trainer.global_step
@@ -87,11 +75,8 @@ class Preemption(Callback):
         self._leave_validation(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Agree; the checkpoint knows that this validation has to begin again."""
         self._leave_validation(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._end is not None:
-            self._end, trainer.fit_loop.epoch_loop.max_steps = None, self._end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""
@@ -110,15 +95,8 @@ class Preemption(Callback):
         return bool(is_asked), slowest
 
     def _leave_validation(self, trainer: Trainer) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._agreed(trainer)[0]:
-            return
-        # as if its first batch had been begun: so a resumed run validates, all of it, before it trains on
-        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-        progress.reset()
-        progress.increment_ready()
-        progress.increment_started()
-        self._is_cut_off = True
-        self._leave(trainer)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._agreed(trainer)[0]:
+            self._leave(trainer)
 
     def _leave(self, trainer: Trainer) -> None:
         for saver in _savers(trainer):
