@@ -7,6 +7,7 @@ A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it
 import logging
 import os
 import shlex
+import signal
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -16,8 +17,14 @@ from typing import Any
 # torch's idle OpenMP threads would otherwise spin against the hash grid's: a factor of 2 to 20 on a busy CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from pytorch_lightning import LightningDataModule, LightningModule
+if "SLURM_JOB_ID" in os.environ:
+    # SIGUSR1, which would end the process, waits until somebody listens (callbacks.preemption)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+import cluster
 
 ROOT = Path(__file__).parent
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -40,8 +47,10 @@ class BottegaCLI(LightningCLI):
         if config.run_name is None:
             config.run_name = Path(str(config.config[0])).stem if config.config else "run"
         runs = Path(config.run_root, config.run_name)
-        if config.ckpt_path == "last" or (config.ckpt_path is None and self.subcommand != "fit"):
-            config.ckpt_path = str(newest_checkpoint(runs))
+        if config.ckpt_path == "auto":
+            config.ckpt_path = cluster.first_process_decides(runs, lambda: cluster.own_checkpoint(runs))
+        elif config.ckpt_path == "last" or (config.ckpt_path is None and self.subcommand != "fit"):
+            config.ckpt_path = cluster.first_process_decides(runs, lambda: str(newest_checkpoint(runs)))
             print(f"{self.subcommand}: checkpoint {config.ckpt_path}")
         if config.trainer.logger is False:
             # there is no folder of a run to write to; Lightning would take the present one
@@ -67,6 +76,11 @@ class BottegaCLI(LightningCLI):
         else:
             run = run_of(config.ckpt_path)
             place_loggers(config.trainer.logger, *((run, self.subcommand) if run else (runs, None)))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer; under SLURM with settings that belong to the place, not to the experiment."""
+        config = self.config[self.subcommand]
+        return super().instantiate_trainer(**kwargs, **cluster.trainer_settings(Path(config.run_root, config.run_name)))
 
     def instantiate_classes(self) -> None:
         """Tell the loggers that want to know what they log, and where, before Lightning starts them."""

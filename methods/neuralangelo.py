@@ -32,6 +32,7 @@ from ops.chunks import map_chunks
 from ops.encodings import spherical_harmonics
 from ops.hash_grid.grid import HashGrid
 from ops.isosurface import extract_surface
+from ops.ranks import map_on_ranks
 from ops.rays import points_along, unit_sphere_intersection
 from ops.rendering import alpha_from_sdf, annealed_slope, composite, weights_from_alpha
 from ops.sampling import hierarchical_distances, sections
@@ -481,12 +482,14 @@ class Neuralangelo(Method):
         height, width = batch["images"].shape[-2:]
         pixels = pixel_centers(height, width, device=batch["images"].device)
         num_objects, num_views = batch["images"].shape[:2]
-        views = [
-            self._render_view(pixels, batch["intrinsics"][b, v], batch["camera_to_world"][b, v])
+        cameras = [
+            (batch["intrinsics"][b, v], batch["camera_to_world"][b, v])
             for b in range(num_objects)
             for v in range(num_views)
         ]
         grid = (num_objects, num_views, height, width)
+        # all ranks are shown the same scene, so each renders a share of its views
+        views = map_on_ranks(lambda camera: self._render_view(pixels, *camera), cameras)
         stacked = {name: torch.stack([view[name] for view in views]) for name in views[0]}
         return {
             "images": stacked["color"].view(*grid, 3).movedim(-1, -3).clamp(0, 1),

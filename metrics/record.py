@@ -5,9 +5,10 @@ import io
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metrics.per_object import PerObjectMetric
+if TYPE_CHECKING:
+    from metrics.per_object import PerObjectMetric
 
 FACTS = ("object_index", "object_id", "category", "split", "is_empty", "num_vertices", "num_faces")
 """Columns of a table of objects that are no scores."""
@@ -15,7 +16,7 @@ FACTS = ("object_index", "object_id", "category", "split", "is_empty", "num_vert
 Row = dict[str, Any]
 
 
-def record(metrics: Iterable[PerObjectMetric], rows: list[Row]) -> Row:
+def record(metrics: "Iterable[PerObjectMetric]", rows: list[Row]) -> Row:
     """What the rows were scored by, and their means.
 
     Args:

@@ -17,7 +17,8 @@ from tests.datamodules.toy_photos import write_scene
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "defaults")
-OVERLAYS = sorted((ROOT / "configs/overlays").glob("*.yaml"))
+# tests/test_ddp.py has those for several processes
+OVERLAYS = sorted(path for path in (ROOT / "configs/overlays").glob("*.yaml") if not path.stem.startswith("ddp"))
 
 
 SMALL_SHAPES = {"root": "synthetic", "objects_per_category": 10, "pictures": 5, "picture_size": 137}

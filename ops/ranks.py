@@ -1,0 +1,35 @@
+"""Work that all processes of a run would do alike, shared out among them."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def map_on_ranks(fn: Callable[[T], dict[str, Tensor]], items: Sequence[T]) -> list[dict[str, Tensor]]:
+    """``fn`` of every item, on every rank, each item worked on by one of them.
+
+    Args:
+        fn: item -> tensors of the same names and shapes for every item.
+        items: the same on all ranks, all of which have to call; at least one.
+
+    Returns:
+        The results in the order of the items.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [fn(item) for item in items]
+    rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    share = -(-len(items) // num_ranks)
+    # the last ranks may come to an item again: a collective wants equally much from each
+    own = [fn(items[k % len(items)]) for k in range(rank * share, (rank + 1) * share)]
+    gathered = {}
+    for name in own[0]:
+        mine = torch.stack([result[name] for result in own])
+        parts = [torch.empty_like(mine) for _ in range(num_ranks)]
+        torch.distributed.all_gather(parts, mine)
+        gathered[name] = torch.cat(parts)
+    return [{name: values[k] for name, values in gathered.items()} for k in range(len(items))]
