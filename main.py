@@ -4,21 +4,37 @@ Methods and datasets are named in the YAML by ``class_path`` and never here, so 
 A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it goes into its subfolder ``test/``.
 """
 
+import netrc
 import os
 import sys
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # torch's idle OpenMP threads would otherwise spin against the hash grid's: a factor of 2 to 20 on a busy CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from plain_errors import NO_WANDB_ACCOUNT, plain_error, plain_usage_error
 
 ROOT = Path(__file__).parent
 COMMANDS = ("fit", "validate", "test", "predict")
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose error is one line, not a page of all flags."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Say what is wrong and exit with status 2."""
+        if os.environ.get("BOTTEGA_TRACEBACK"):
+            super().error(message, ex)
+        self.exit(2, f"error: {plain_usage_error(message)}\n")
 
 
 class BottegaCLI(LightningCLI):
@@ -46,27 +62,104 @@ class BottegaCLI(LightningCLI):
             "Checkpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
         }
         # Lightning refuses a default callback beside the flag that switches it off
-        config.trainer.callbacks = [
+        callbacks = [
             callback
             for callback in config.trainer.callbacks or []
             if not switched_off.get(callback.class_path.rsplit(".", 1)[-1])
         ]
+        # last of all, so that it holds what the others came to: the best score, for instance
+        config.trainer.callbacks = sorted(callbacks, key=lambda callback: callback.class_path.endswith(".Checkpoint"))
+        config.weights_only = True  # a checkpoint is data; code in one is never run
         if self.subcommand == "test":
             config.verbose = False  # the scores' own table says it better
-        if self.subcommand == "fit":
-            place_loggers(config.trainer.logger, runs, None)
-        else:
-            run = run_of(config.ckpt_path)
-            place_loggers(config.trainer.logger, *((run, self.subcommand) if run else (runs, None)))
+        run = None if self.subcommand == "fit" else run_of(config.ckpt_path)
+        folder, version = (run, self.subcommand) if run else (runs, None)
+        is_written = isinstance(config.trainer.logger, list) and not config.trainer.fast_dev_run
+        if is_written and is_first_process():
+            version = new_version(folder) if run is None else writable(folder / version).name
+        place_loggers(config.trainer.logger, folder, version)
+
+    def after_instantiate_classes(self) -> None:
+        """Tell the method what was set otherwise when the checkpoint was written."""
+        config = self.config[self.subcommand]
+        run = run_of(config.ckpt_path) if config.ckpt_path else None
+        if run is not None:
+            trained = yaml.safe_load((run / "config.yaml").read_text())
+            self.model.changed_settings = changed_settings(trained.get("model"), config.model.as_dict(), "model")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read the whole checkpoint for hyperparameters, of which our runs save none."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process among those of a run that makes folders."""
+    return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0))) == 0
+
+
+def new_version(runs: Path) -> int:
+    """Make the next folder ``version_<n>`` for a run, and no other process gets the same n.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    writable(runs)
+    taken = [int(path.name[8:]) for path in runs.glob("version_*") if path.name[8:].isdigit()]
+    version = max(taken, default=-1) + 1
+    while True:
+        try:
+            (runs / f"version_{version}").mkdir()
+            return version
+        except FileExistsError:
+            version += 1
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made where it is not there.
+
+    Raises:
+        ValueError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{folder}/ cannot be written to ({error.strerror}); choose another place for runs with --run_root"
+        ) from error
+    return folder
+
+
+def changed_settings(trained: Any, given: Any, key: str) -> list[str]:
+    """Where two configurations differ, one line a key: what it is now and what it was in training."""
+    if isinstance(trained, dict) and isinstance(given, dict):
+        names = [name for name in trained if name in given]
+        return [line for name in names for line in changed_settings(trained[name], given[name], f"{key}.{name}")]
+    return [] if trained == given else [f"{key} is {given}, but was {trained}"]
 
 
 def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
     """Send every logger of the config to ``folder`` and there to ``version``, or to the next free one."""
     for logger in loggers if isinstance(loggers, list) else []:
         is_wandb = "name" in logger.init_args and "project" in logger.init_args
+        if is_wandb and not logger.init_args.get("offline") and not has_wandb_account():
+            raise ValueError(NO_WANDB_ACCOUNT)
         logger.init_args.name = folder.name
         logger.init_args.save_dir = str(folder if is_wandb else folder.parent)
         logger.init_args.version = None if is_wandb else version  # W&B's version is the identity of its run
+
+
+def has_wandb_account() -> bool:
+    """Whether W&B knows where to log to, or need not; without an account it would wait for somebody to type one."""
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
+        return True
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    files = [os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc"]
+    path = next((path for path in map(os.path.expanduser, files) if path and os.path.isfile(path)), None)
+    return path is not None and netrc.netrc(path).authenticators(host or "") is not None
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -126,6 +219,7 @@ def main(args: list[str] | None = None) -> BottegaCLI:
     return BottegaCLI(
         LightningModule,
         LightningDataModule,
+        parser_class=Parser,
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
@@ -135,10 +229,18 @@ def main(args: list[str] | None = None) -> BottegaCLI:
     )
 
 
-if __name__ == "__main__":
+def run_from_shell() -> None:
+    """``main``, whose errors become a sentence and an exit status where the user can do something about them."""
     try:
         main()
-    except ValueError as error:
-        if os.environ.get("BOTTEGA_TRACEBACK"):
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sentence = plain_error(error)
+        if sentence is None or os.environ.get("BOTTEGA_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}\n(set BOTTEGA_TRACEBACK=1 to see where it was raised)")
+        sys.exit(f"error: {sentence}\n(set BOTTEGA_TRACEBACK=1 to see where it was raised)")
+
+
+if __name__ == "__main__":
+    run_from_shell()
