@@ -32,7 +32,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Say what is wrong and exit with status 2."""
-        if os.environ.get("BOTTEGA_TRACEBACK"):
+        if not self.exit_on_error or os.environ.get("BOTTEGA_TRACEBACK"):
             super().error(message, ex)
         self.exit(2, f"error: {plain_usage_error(message)}\n")
 

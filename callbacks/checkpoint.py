@@ -39,9 +39,10 @@ class Checkpoint(callbacks.Checkpoint):
         self._kept: list[Path] = []
         self._saved = (0, 0)
         self._step_seen = self._num_validations = 0
-        self._is_validating = self._has_unwritten_logs = False
+        self._is_validating = False
         self._max_steps: int | None = None
         self._random_states: list[dict[str, Any]] = []
+        self._before_validation: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have all checkpoints written and read by ``CheckpointFiles``, those of other callbacks too."""
@@ -73,7 +74,7 @@ class Checkpoint(callbacks.Checkpoint):
                 failure = str(error)
         if (failure := trainer.strategy.broadcast(failure)) is not None:
             raise ValueError(failure)
-        self._saved, self._has_unwritten_logs = self._progress(trainer), True
+        self._saved = self._progress(trainer)
         self.last_model_path = self.best_model_path = str(self.folder / "last.ckpt")
         self._kept = [*(kept for kept in self._kept if kept != path), path]
         if trainer.is_global_zero:
@@ -94,10 +95,9 @@ class Checkpoint(callbacks.Checkpoint):
         if self._max_steps is not None and not _is_validation_due(trainer):
             self._restore_max_steps(trainer)
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._write_logs(trainer)
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if _is_validation_due(trainer):
+            self._before_validation = _random_state(pl_module.device)
         # while gradients accumulate, there is no step and nothing to go on from
         if trainer.global_step == self._step_seen or trainer.fast_dev_run:
             return
@@ -107,7 +107,6 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._is_validating = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        self._write_logs(trainer)
         self._restore_max_steps(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +128,8 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states of all ranks, and whether a validation of this step is still to be made."""
-        checkpoint["random_states"] = gathered(_random_state(pl_module.device))
+        now = self._before_validation if self._is_validating else _random_state(pl_module.device)
+        checkpoint["random_states"] = gathered(now)
         if trainer.state.fn == TrainerFn.FITTING:
             progress = trainer.fit_loop.epoch_loop.batch_progress.total
             is_batch_ending = progress.completed < progress.processed
@@ -152,13 +152,6 @@ class Checkpoint(callbacks.Checkpoint):
     def _restore_max_steps(self, trainer: Trainer) -> None:
         if self._max_steps is not None:
             trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
-
-    def _write_logs(self, trainer: Trainer) -> None:
-        # what was logged up to a checkpoint should outlive a kill as the checkpoint does; its own step is logged late
-        if self._has_unwritten_logs and trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.save()
-        self._has_unwritten_logs = False
 
 
 class BestCheckpoint(callbacks.ModelCheckpoint):

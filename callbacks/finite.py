@@ -70,8 +70,8 @@ class StopAtNonFinite(Callback):
         bad = [name for (name, _), good in zip(weights, is_good, strict=True) if not good]
         if bad := max(gathered(bad), key=len):
             raise ValueError(
-                f"step {trainer.global_step}: weights are not finite ({_some(bad)}), although the loss is: a gradient or a "
-                f"step of the optimizer overflowed; {_remedy(trainer)}"
+                f"step {trainer.global_step}: weights are not finite ({_some(bad)}), although the loss is; a gradient "
+                f"or the optimizer overflowed; {_remedy(trainer)}"
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,9 +16,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopOnSignal(Callback):
     """Ends a fit at SIGTERM or SIGINT (Ctrl-C) after the step it is in, with a checkpoint of it.
 
-    Processes that train together agree on the step, whichever of them was told; that is one number a step between them.
-    A validation is left at once by a process that trains alone, else after its batch, and made anew by the resumed run.
-    Other commands end at once. The exit status is 143 after SIGTERM and 130 after SIGINT; a second SIGINT does not wait.
+    Processes that train together agree on the step, whichever of them was told, at the price of one number a step. A
+    validation is left at once by a process that trains alone, else after its batch; the resumed run makes it anew.
+    Other commands end at once. The exit status is 143 after SIGTERM, 130 after SIGINT; a second SIGINT does not wait.
     """
 
     def __init__(self) -> None:
