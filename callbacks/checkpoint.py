@@ -39,7 +39,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._kept: list[Path] = []
         self._saved = (0, 0)
         self._step_seen = self._num_validations = 0
-        self._is_validating = False
+        self._has_validated = False
         self._max_steps: int | None = None
         self._random_states: list[dict[str, Any]] = []
         self._before_validation: dict[str, Any] = {}
@@ -92,10 +92,12 @@ class Checkpoint(callbacks.Checkpoint):
         if trainer.global_rank < len(self._random_states):
             _set_random_state(self._random_states[trainer.global_rank], pl_module.device)
         self._random_states = []
+        self._before_validation = _random_state(pl_module.device)
         if self._max_steps is not None and not _is_validation_due(trainer):
             self._restore_max_steps(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._has_validated = False
         if _is_validation_due(trainer):
             self._before_validation = _random_state(pl_module.device)
         # while gradients accumulate, there is no step and nothing to go on from
@@ -106,12 +108,11 @@ class Checkpoint(callbacks.Checkpoint):
             self.save_now(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._is_validating = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         self._restore_max_steps(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._num_validations += self._is_validating
-        self._is_validating = False
+        self._num_validations += 1
+        self._has_validated = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save once more what was saved before validation, which may have chosen something."""
@@ -128,14 +129,19 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states of all ranks, and whether a validation of this step is still to be made."""
-        now = self._before_validation if self._is_validating else _random_state(pl_module.device)
+        # by the trainer's own word, since other callbacks may save before this one hears that validation begins
+        is_validating = trainer.state.fn == TrainerFn.FITTING and trainer.validating and not self._has_validated
+        now = self._before_validation if is_validating else _random_state(pl_module.device)
         checkpoint["random_states"] = gathered(now)
         if trainer.state.fn == TrainerFn.FITTING:
             progress = trainer.fit_loop.epoch_loop.batch_progress.total
             is_batch_ending = progress.completed < progress.processed
-            is_pending = self._is_validating or (is_batch_ending and _is_validation_due(trainer))
+            is_pending = is_validating or (is_batch_ending and _is_validation_due(trainer))
             checkpoint["is_validation_pending"] = is_pending
-            _mark_validation(checkpoint["loops"]["fit_loop"], is_pending, self._is_validating)
+            loops = checkpoint["loops"]["fit_loop"]
+            _mark_validation(loops, is_pending, is_validating)
+            if is_batch_ending or trainer.validating:
+                _mark_epoch(loops["epoch_progress"])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the random states up later; see to it that the validation of a run's very last step is made."""
@@ -193,6 +199,17 @@ def _mark_validation(loops: dict[str, Any], is_pending: bool, is_running: bool) 
         validated["total"] |= {"ready": done + 1, "started": done + 1}
         validated["current"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
         validated["is_last_batch"] = False
+
+
+def _mark_epoch(progress: dict[str, Any]) -> None:
+    """Write an epoch that is under way as one that was begun once and not ended.
+
+    Lightning does not count the beginning of an epoch that a resumed run begins with, and would lose one at the next
+    resumption.
+    """
+    epoch = progress["current"]["processed"]
+    for counts in (progress["total"], progress["current"]):
+        counts |= {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -45,13 +45,17 @@ class KeepEveryState(Checkpoint):
 
     def save_now(self, trainer: Trainer) -> None:
         super().save_now(trainer)
-        when = "in" if self._is_validating else f"after_{self._num_validations}"
+        when = "in" if trainer.validating and not self._has_validated else f"after_{self._num_validations}"
         path = self.folder / f"step{trainer.global_step}.ckpt"
         shutil.copy(path, self.folder / f"state{trainer.global_step}_{when}_validations.ckpt")
 
 
 class SaveInValidation(Callback):
-    """Saves in the middle of every validation, as somebody does who is told that time is up."""
+    """Saves when some validations begin and in the middle of others, as somebody does who is told that time is up."""
+
+    def on_validation_start(self, trainer, pl_module):
+        if trainer.global_step % 4 != 0:
+            trainer.checkpoint_callback.save_now(trainer)
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if batch_idx == 1 and trainer.global_step % 4 == 0:
