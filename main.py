@@ -21,13 +21,34 @@ if "SLURM_JOB_ID" in os.environ:
     # SIGUSR1, which would end the process, waits until somebody listens (callbacks.preemption)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
+import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-import cluster
+from launch import cluster
+from launch.errors import plain_error, plain_usage_error
+from launch.runs import (
+    changed_settings,
+    is_first_process,
+    new_version,
+    newest_checkpoint,
+    place_loggers,
+    run_of,
+    writable,
+)
 
 ROOT = Path(__file__).parent
 COMMANDS = ("fit", "validate", "test", "predict")
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose error is one line, not a page of all flags."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Say what is wrong and exit with status 2."""
+        if not self.exit_on_error or os.environ.get("BOTTEGA_TRACEBACK"):
+            super().error(message, ex)
+        self.exit(2, f"error: {plain_usage_error(message)}\n")
 
 
 class BottegaCLI(LightningCLI):
@@ -64,18 +85,30 @@ class BottegaCLI(LightningCLI):
             "Checkpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
         }
         # Lightning refuses a default callback beside the flag that switches it off
-        config.trainer.callbacks = [
+        callbacks = [
             callback
             for callback in config.trainer.callbacks or []
             if not switched_off.get(callback.class_path.rsplit(".", 1)[-1])
         ]
+        # last of all, so that it holds what the others came to: the best score, for instance
+        config.trainer.callbacks = sorted(callbacks, key=lambda callback: callback.class_path.endswith(".Checkpoint"))
+        config.weights_only = True  # a checkpoint is data; code in one is never run
         if self.subcommand == "test":
             config.verbose = False  # the scores' own table says it better
-        if self.subcommand == "fit":
-            place_loggers(config.trainer.logger, runs, None)
-        else:
-            run = run_of(config.ckpt_path)
-            place_loggers(config.trainer.logger, *((run, self.subcommand) if run else (runs, None)))
+        run = None if self.subcommand == "fit" else run_of(config.ckpt_path)
+        folder, version = (run, self.subcommand) if run else (runs, None)
+        is_written = isinstance(config.trainer.logger, list) and not config.trainer.fast_dev_run
+        if is_written and is_first_process():
+            version = new_version(folder) if run is None else writable(folder / version).name
+        place_loggers(config.trainer.logger, folder, version)
+
+    def after_instantiate_classes(self) -> None:
+        """Tell the method what was set otherwise when the checkpoint was written."""
+        config = self.config[self.subcommand]
+        run = run_of(config.ckpt_path) if config.ckpt_path else None
+        if run is not None:
+            trained = yaml.safe_load((run / "config.yaml").read_text())
+            self.model.changed_settings = changed_settings(trained.get("model"), config.model.as_dict(), "model")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; under SLURM with settings that belong to the place, not to the experiment."""
@@ -90,31 +123,8 @@ class BottegaCLI(LightningCLI):
             if hasattr(logger, "place"):
                 logger.place(Path(self.trainer.log_dir), self.subcommand, names)
 
-
-def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
-    """Send every logger of the config to ``folder`` and there to ``version``, or to the next free one."""
-    for logger in loggers if isinstance(loggers, list) else []:
-        is_wandb = "name" in logger.init_args and "project" in logger.init_args
-        logger.init_args.name = folder.name
-        logger.init_args.save_dir = str(folder if is_wandb else folder.parent)
-        logger.init_args.version = None if is_wandb else version  # W&B's version is the identity of its run
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The last checkpoint of the newest run below a folder; a ``ValueError`` where there is none."""
-    found = sorted(folder.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ValueError(
-            f"no run below {folder}/ has a checkpoint (looked for **/checkpoints/last.ckpt); "
-            "run `python main.py fit --config configs/<experiment>.yaml` first or give --ckpt_path"
-        )
-    return found[-1]
-
-
-def run_of(checkpoint: str | Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in, if it lies in one."""
-    folder = Path(checkpoint).parent.parent
-    return folder if (folder / "config.yaml").is_file() else None
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read the whole checkpoint for hyperparameters, of which our runs save none."""
 
 
 def with_config_of_run(args: list[str]) -> list[str]:
@@ -161,6 +171,7 @@ def main(args: list[str] | None = None) -> BottegaCLI:
     return BottegaCLI(
         LightningModule,
         LightningDataModule,
+        parser_class=Parser,
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
@@ -170,10 +181,18 @@ def main(args: list[str] | None = None) -> BottegaCLI:
     )
 
 
-if __name__ == "__main__":
+def run_from_shell() -> None:
+    """``main``, whose errors become a sentence and an exit status where the user can do something about them."""
     try:
         main()
-    except ValueError as error:
-        if os.environ.get("BOTTEGA_TRACEBACK"):
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sentence = plain_error(error)
+        if sentence is None or os.environ.get("BOTTEGA_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}\n(set BOTTEGA_TRACEBACK=1 to see where it was raised)")
+        sys.exit(f"error: {sentence}\n(set BOTTEGA_TRACEBACK=1 to see where it was raised)")
+
+
+if __name__ == "__main__":
+    run_from_shell()

@@ -1,9 +1,11 @@
 """Windows into a run beside its CSV log: TensorBoard, and Weights & Biases, never a reason for a run to stop."""
 
+import netrc
 import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pytorch_lightning.loggers
 from pytorch_lightning.loggers.logger import rank_zero_experiment
@@ -86,16 +88,21 @@ class WandbLogger(pytorch_lightning.loggers.WandbLogger):
             console = "off" if sys.stdout.isatty() else "auto"
             offline = "offline" in (self._wandb_init.get("mode"), os.environ.get("WANDB_MODE"))
             self._wandb_init["settings"] = wandb.Settings(quiet=True, silent=offline, console=console)
+            if not offline and self._wandb_init.get("mode") is None and not has_account():
+                # W&B would ask, and wait for somebody to type an answer
+                self._go_offline("there is no account here")
             try:
                 return super().experiment
             except (wandb.errors.UsageError, wandb.errors.CommError) as error:
-                reason = str(error).splitlines()[0]
-                rank_zero_warn(
-                    f"W&B is not reached ({reason}); this run goes on offline, `wandb sync` sends it later. "
-                    "`wandb login` gives a key, WANDB_MODE=offline makes no attempt"
-                )
-                self._wandb_init["mode"] = "offline"
+                self._go_offline(str(error).splitlines()[0])
         return super().experiment
+
+    def _go_offline(self, reason: str) -> None:
+        rank_zero_warn(
+            f"W&B is not reached ({reason}); this run goes on offline, `wandb sync` sends it later. "
+            "`wandb login` gives a key, WANDB_MODE=offline makes no attempt"
+        )
+        self._wandb_init["mode"] = "offline"
 
     def finalize(self, status: str) -> None:
         """Hand over the checkpoint and end the W&B run, so that a later command of this process has one of its own."""
@@ -119,3 +126,15 @@ class TensorBoardLogger(pytorch_lightning.loggers.TensorBoardLogger):
     def place(self, folder: Path, command: str, tags: list[str]) -> None:
         """Let the events lie in the folder of the results, whichever number Lightning would have given them."""
         self._root_dir, self._name, self._version = str(folder.parent), "", folder.name
+
+
+def has_account() -> bool:
+    """Whether W&B knows where to log to, or need not; without an account it would wait for somebody to type one."""
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
+        return True
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    files = [os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc"]
+    path = next((path for path in map(os.path.expanduser, files) if path and os.path.isfile(path)), None)
+    return path is not None and netrc.netrc(path).authenticators(host or "") is not None

@@ -1,6 +1,9 @@
 """What every method is: an optimizer, a step, and the verb ``reconstruct``."""
 
+import tomllib
 from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +13,10 @@ from torch import Tensor
 
 from ops.schedules import Schedule
 from ops.types import ObjectBatch, Reconstruction, Renders, Shape
+
+VERSION: str = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
+"""Version of the project; a checkpoint says which one wrote it."""
+MAX_NAMED = 3
 
 
 class Method(LightningModule):
@@ -24,6 +31,8 @@ class Method(LightningModule):
     def __init__(self, optimizer: OptimizerCallable, lr_schedule: Schedule | None = None, max_steps: int = -1) -> None:
         super().__init__()
         self.optimizer, self.lr_schedule, self.max_steps = optimizer, lr_schedule, max_steps
+        self.changed_settings: list[str] = []
+        """Where the configuration differs from that of the checkpoint's run; main.py fills it in, for an error."""
         self._loaded_step = 0
 
     @property
@@ -63,22 +72,45 @@ class Method(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which method wrote the checkpoint."""
-        checkpoint["method"] = self._name
+        """Note which method of which version of the project wrote the checkpoint."""
+        checkpoint |= {"method": self._name, "version": VERSION}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the step; refuse the checkpoint of another method before its weights are tried.
+        """Keep the step; refuse the checkpoint of another method or of the future before its weights are tried.
 
         Raises:
-            ValueError: the checkpoint was written by another method.
+            ValueError: the checkpoint was written by another method, or by a newer version of the project.
         """
-        written_by = checkpoint.get("method", self._name)
+        written_by, version = checkpoint.get("method", self._name), checkpoint.get("version", VERSION)
         if written_by != self._name:
             raise ValueError(
                 f"checkpoint: written by {written_by}, but the model is {self._name}; "
                 "give the config that the checkpoint was trained with (config.yaml in its run folder)"
             )
+        if _numbers(version) > _numbers(VERSION):
+            raise ValueError(
+                f"checkpoint: written by version {version} of the project, but this is {VERSION}; update the project"
+            )
         self._loaded_step = checkpoint["global_step"]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights.
+
+        Raises:
+            ValueError: they are of other sizes than the model's; it names the first ones.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            misfits = _misfits(state_dict, self.state_dict())
+            if not misfits:
+                raise
+            more = f" and {len(misfits) - MAX_NAMED} more" if len(misfits) > MAX_NAMED else ""
+            changed = f" Settings that differ: {'; '.join(self.changed_settings)}." if self.changed_settings else ""
+            raise ValueError(
+                f"checkpoint: its weights do not fit {self._name}: {'; '.join(misfits[:MAX_NAMED])}{more}.{changed} "
+                "Give the config that it was trained with (config.yaml in its run folder), or train anew"
+            ) from error
 
     @property
     def _name(self) -> str:
@@ -88,3 +120,19 @@ class Method(LightningModule):
         shapes = self.reconstruct(batch)
         matrices: list[Tensor] | Tensor = batch.get("normalized_to_dataset", [torch.eye(4)] * len(shapes))
         return [shape.transformed(matrix) for shape, matrix in zip(shapes, matrices, strict=True)]
+
+
+def _numbers(version: str) -> list[int]:
+    # a third number stands for repairs, which leave checkpoints as they are
+    return [int(number) for number in version.split(".")[:2]]
+
+
+def _misfits(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """What differs between two sets of weights: sizes, names that only one of them has."""
+    misfits = [
+        f"{name} is {tuple(given[name].shape)} in the checkpoint but {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    misfits += [f"{name} is missing from the checkpoint" for name in own if name not in given]
+    return misfits + [f"{name} is only in the checkpoint" for name in given if name not in own]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import cluster
+from launch import cluster
 
 
 @pytest.fixture(autouse=True)
