@@ -13,9 +13,10 @@ ALLOWED = {
     "methods": {"methods", "losses", "ops"},
     "datamodules": {"datamodules", "ops"},
     "callbacks": {"callbacks", "metrics", "ops"},
-    "main.py": set(),
+    "launch": {"launch"},
+    "main.py": {"launch"},
 }
-LIGHTNING = {"main.py", "methods", "datamodules", "callbacks"}
+LIGHTNING = {"main.py", "launch", "methods", "datamodules", "callbacks"}
 TORCHMETRICS = {"metrics", "callbacks"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,17 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     wandb.teardown()
 
 
-def _records(run: Path) -> Iterator[Any]:
+def _records(run: Path) -> list[Any]:
+    """All records of a finished W&B run; its service writes on for a moment after the run has ended."""
+    deadline = time.monotonic() + 30
+    while True:
+        records = list(_records_so_far(run))
+        if any(record.HasField("exit") for record in records) or time.monotonic() > deadline:
+            return records
+        time.sleep(0.1)
+
+
+def _records_so_far(run: Path) -> Iterator[Any]:
     """Records of a W&B run file: blocks of 32 KiB, in them checksum, length, kind and a piece of a record in turn."""
     from wandb.proto import wandb_internal_pb2
 
@@ -132,7 +143,7 @@ def test_two_commands_of_one_process_are_two_runs(tmp_path):
 
 def test_without_an_account_a_run_goes_on_offline_and_says_so(no_account, tmp_path):
     pytest.importorskip("wandb")
-    with pytest.warns(UserWarning, match=r"W&B is not reached \(No API key.*goes on offline.*WANDB_MODE=offline"):
+    with pytest.warns(UserWarning, match=r"W&B is not reached \(there is no account.*goes on offline.*WANDB_MODE=offline"):
         _run(tmp_path, WandbLogger(mode="online"), "fit", max_steps=1)
     assert len(list(tmp_path.glob("toys/version_0/wandb/offline-run-*"))) == 1
 
