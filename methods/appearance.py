@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ops.ranks import any_rank
+
 
 class PhotographCodes(nn.Module):
     """A learnt vector for each photograph, as in NeRF-W (arXiv:2008.02268).
@@ -32,6 +34,8 @@ class PhotographCodes(nn.Module):
             return ((self.codes * trained).sum(0) / trained.sum()).expand(num_rays, -1)
         if self.training:
             self.trained[image_index] = True
+            # DDP overwrites buffers by the first rank's, and each rank sees photographs of its own
+            self.trained.copy_(any_rank(self.trained))
         return self.codes[image_index]
 
 

@@ -10,6 +10,15 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+def any_rank(flags: Tensor) -> Tensor:
+    """(n,) bool, true where it is on any rank; every rank has to ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flags
+    counts = flags.to(torch.uint8)
+    torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
+    return counts.bool()
+
+
 def map_on_ranks(fn: Callable[[T], dict[str, Tensor]], items: Sequence[T]) -> list[dict[str, Tensor]]:
     """``fn`` of every item, on every rank, each item worked on by one of them.
 

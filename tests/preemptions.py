@@ -93,7 +93,7 @@ def preempt_fit(cluster: SlurmCluster, place: Place, times: int, draw: random.Ra
         else:
             begun = len(place.phases())
             cluster.wait_for(job, lambda p=phase, b=begun: p in [name for _, name in place.phases()[b:]], f"a {phase}")
-            time.sleep(draw.uniform(0, 0.4))
+            time.sleep(draw.uniform(0, 4 if phase == "training" else 0.4))
         came = place.phases()[-1][1] if place.phases() else "starting"
         cluster.signal(job, "USR1")
         cluster.wait_for(job, lambda n=number: int(cluster.facts(job)["Restarts"]) == n + 1, "its return", 120)

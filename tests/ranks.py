@@ -19,19 +19,29 @@ PRELOADED = ["main", "methods.neuralangelo", "methods.onet", "methods.r2n2", "me
              "metrics.images"]  # fmt: skip
 
 
-def on_ranks(function: Callable[..., None], folder: Path, *arguments: Any, num_ranks: int = 2, timeout: float = 300):
-    """Call ``function(rank, *arguments)`` in ``folder`` on every rank and wait for all.
+def on_ranks(
+    function: Callable[..., None],
+    folder: Path,
+    *arguments: Any,
+    first_only: bool = False,
+    num_ranks: int = 2,
+    timeout: float = 300,
+) -> list[int | None]:
+    """Call ``function(rank, *arguments)`` in ``folder`` on every rank and wait for them.
 
     Args:
         function: importable, and so at the top of its module.
         folder: working directory; ``rank<k>.txt`` in it holds what rank k printed.
         arguments: picklable.
+        first_only: wait for the first rank only, and end the others when it has ended.
         num_ranks: processes.
         timeout: seconds after which they are killed.
 
     Returns:
         Exit status of every rank, as of ``subprocess``.
     """
+    for path in folder.glob("rank*.txt"):
+        path.unlink()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,8 +54,8 @@ def on_ranks(function: Callable[..., None], folder: Path, *arguments: Any, num_r
     for process in processes:
         process.start()
     deadline = time.monotonic() + timeout
-    for process in processes:
-        process.join(max(deadline - time.monotonic(), 0.1))
+    for rank, process in enumerate(processes):
+        process.join(0 if first_only and rank else max(deadline - time.monotonic(), 0.1))
         if process.is_alive():
             process.kill()
             process.join()

@@ -13,6 +13,8 @@ import numpy
 import pytest
 import torch
 import yaml
+from pytorch_lightning.strategies import DDPStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
 from datamodules.rays import RayDataset
 from datamodules.synthetic import SyntheticScene
@@ -77,9 +79,9 @@ def _fit(rank: int, config: str, *arguments: str) -> None:
     batch = next(iter(cli.trainer.train_dataloader))
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.startswith("val/")}
     drawn = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
-    torch.save(
-        {"weights": cli.model.state_dict(), "batch": drawn, "metrics": metrics}, f"{Path(config).stem}.{rank}.pt"
-    )
+    # what batch normalisation keeps becomes that of the first rank with the next step, and is saved by that one
+    weights = {name: weight for name, weight in cli.model.state_dict().items() if "running_" not in name}
+    torch.save({"weights": weights, "batch": drawn, "metrics": metrics}, f"{Path(config).stem}.{rank}.pt")
 
 
 def _ranks_of(place: Path, name: str) -> list[dict[str, Any]]:
@@ -105,7 +107,8 @@ def test_ranks_end_with_the_same_weights_and_scores_from_different_data(name, pl
     checkpoint = place / f"runs/{name}/version_0/checkpoints/last.ckpt"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        cli = main(["validate", "--ckpt_path", str(checkpoint)])
+        alone = ["--trainer.devices", "1", "--trainer.strategy", "auto"]
+        cli = main(["validate", "--ckpt_path", str(checkpoint), *alone])
     for key, value in ranks[0]["metrics"].items():
         assert float(cli.trainer.callback_metrics[key]) == pytest.approx(value, rel=1e-4, nan_ok=True), key
 
@@ -172,18 +175,16 @@ def _fit_with_one_that_sleeps(rank: int) -> None:
     def sleepy(self: Neuralangelo, batch: Any, batch_idx: int) -> Any:
         if rank == 1 and batch_idx == 3:
             Path("asleep").touch()
-            time.sleep(100)
+            time.sleep(600)
         return step(self, batch, batch_idx)
 
     Neuralangelo.training_step = sleepy
-    _fit(rank, "patient.yaml", "--trainer.strategy.init_args.timeout", "0:00:03")
+    _fit(rank, "patient.yaml", "--trainer.strategy.init_args.timeout", "0:00:10")
 
 
 def test_a_rank_waits_for_another_one_no_longer_than_the_time_out(place):
-    statuses = on_ranks(_fit_with_one_that_sleeps, place, timeout=60)
-    assert (place / "asleep").exists()
-    # the one that slept was ended by this test, the other one by itself
-    assert statuses[0] == 1, printed(place)
+    assert on_ranks(_fit_with_one_that_sleeps, place, first_only=True)[0] == 1, printed(place)
+    assert (place / "asleep").exists(), printed(place)
     assert "imed out" in (place / "rank0.txt").read_text()
 
 
@@ -202,34 +203,34 @@ def test_a_rank_that_is_killed_ends_the_run(place):
     assert process.wait(60) != 0
 
 
+def _fit_in_half(rank: int, config: str) -> None:
+    # bfloat16, which the overlay takes, travels between GPUs only, and so does any hook with Lightning
+    def register(strategy: DDPStrategy) -> None:
+        strategy.model.register_comm_hook(None, fp16_compress_hook)
+
+    DDPStrategy._register_ddp_hooks = register
+    _fit(rank, config, "--run_name", "half", "--trainer.limit_val_batches", "0")
+
+
 @pytest.mark.parametrize("name", ["onet_shapes", "neuralangelo"])
 def test_gradients_in_half_precision_lead_almost_the_same_way(name, place):
-    # bfloat16, which the overlay takes, travels between GPUs only; between CPUs it is float16
-    hook = "torch.distributed.algorithms.ddp_comm_hooks.default_hooks.fp16_compress_hook"
-    half = (
-        "--trainer.strategy.init_args.ddp_comm_hook",
-        hook,
-        "--run_name",
-        "half",
-        "--trainer.limit_val_batches",
-        "0",
-    )
-    before = torch.load(place / f"{name}.0.pt", weights_only=True)["weights"]
-    assert on_ranks(_fit, place, f"{name}.yaml", *half) == [0, 0], printed(place)
+    whole = _ranks_of(place, name)[0]["weights"]
+    assert on_ranks(_fit_in_half, place, f"{name}.yaml") == [0, 0], printed(place)
     ranks = _ranks_of(place, name)
     _assert_same_weights(ranks)
-    weights = ranks[0]["weights"]
-    assert any(not torch.equal(weights[key], before[key]) for key in before)
     start = _initial_weights(place, name)
-    way, other = (torch.cat([(w[k] - start[k]).flatten().float() for k in start]) for w in (before, weights))
-    assert torch.nn.functional.cosine_similarity(way, other, dim=0) > 0.9
+    way, half_way = (
+        torch.cat([(weights[key] - start[key]).flatten() for key in start]) for weights in (whole, ranks[0]["weights"])
+    )
+    assert not torch.equal(way, half_way)
+    assert torch.nn.functional.cosine_similarity(way, half_way, dim=0) > 0.9
 
 
 def _initial_weights(place: Path, name: str) -> dict[str, torch.Tensor]:
-    """Those of the parameters, before any step."""
+    """Parameters before any step."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        cli = main(["fit", "--config", f"{name}.yaml", "--trainer.max_steps", "0", "--run_name", "start"])
+        cli = main(["fit", "--config", f"{name}.yaml", "--trainer.limit_train_batches", "0", "--run_name", "start"])
     return {key: weight.detach() for key, weight in cli.model.named_parameters()}
 
 

@@ -1,9 +1,6 @@
 """Whole runs of methods that learn from many objects: fitted, resumed, and tested on one rank and on two."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 import yaml
 
 from main import main
+from tests.ranks import on_ranks, printed
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -69,6 +67,10 @@ def test_resumed_run_ends_and_tests_as_the_straight_one(name, place, monkeypatch
     assert not all(row["is_empty"] == "True" for row in _rows(straight))
 
 
+def _main(rank: int, arguments: list[str]) -> None:
+    main(arguments)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_two_ranks_score_every_object_as_one_does(name, place, monkeypatch):
     monkeypatch.chdir(place)
@@ -77,10 +79,9 @@ def test_two_ranks_score_every_object_as_one_does(name, place, monkeypatch):
     arguments = ["test", "--ckpt_path", str(run / "checkpoints/last.ckpt")]
     main(arguments)
     alone = _rows(run)
-    command = [sys.executable, ROOT / "main.py", *arguments, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     (run / "test/objects.csv").unlink()
-    subprocess.run(command, cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    assert on_ranks(_main, place, arguments + ddp) == [0, 0], printed(place)
     together = _rows(run)
     assert [row["object_id"] for row in together] == [row["object_id"] for row in alone]
     for row, other in zip(alone, together, strict=True):

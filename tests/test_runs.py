@@ -108,25 +108,3 @@ def test_validation_scores_held_out_views_during_the_run(straight):
     assert [int(row["step"]) for row in scored] == [19, 39]
     assert all(float(row["val/psnr_db"]) > 5 for row in scored)
     assert (straight / "panels").is_dir()
-
-
-@pytest.mark.parametrize("num_ranks", [2])
-def test_two_ranks_end_with_the_same_weights_from_different_rays(place, num_ranks):
-    code = (
-        "import sys, torch; from main import main\n"
-        "cli = main(['fit', '--config', 'small.yaml', '--run_name', 'ranks', '--trainer.devices', '2',\n"
-        "            '--trainer.strategy', 'ddp', '--trainer.max_steps', '5', '--trainer.limit_val_batches', '0'])\n"
-        "rank = cli.trainer.global_rank\n"
-        "batch = next(iter(cli.trainer.train_dataloader))\n"
-        "torch.save((cli.model.state_dict(), batch), f'rank{rank}.pt')\n"
-        "torch.distributed.destroy_process_group()\n"
-    )
-    (place / "ranks.py").write_text(code)
-    environment = _environment(OMP_NUM_THREADS="1")
-    subprocess.run([sys.executable, "ranks.py"], cwd=place, env=environment, check=True, timeout=300)
-    (weights, batch), (other_weights, other_batch) = (
-        torch.load(place / f"rank{rank}.pt", weights_only=True) for rank in range(num_ranks)
-    )
-    # the cached SDF is not a parameter and is computed alike on both
-    _assert_equal(weights, other_weights)
-    assert not torch.equal(batch["origins"], other_batch["origins"])
