@@ -124,10 +124,9 @@ def newest_whole(besides: Path) -> Path | None:
 def _content(path: Path, map_location: Callable[..., Any] | None) -> Any:
     with path.open("rb") as file:
         start = file.read(4)
-    if path.stat().st_size == 0 or (start == b"PK\x03\x04" and not zipfile.is_zipfile(path)):
-        raise ValueError(
-            f"--ckpt_path {path}: it is incomplete, cut off at {path.stat().st_size:,} bytes{_offer(path)}"
-        )
+    # a file that lost its content in a power cut may be all zeros
+    if not start.strip(b"\0") or (start == b"PK\x03\x04" and not zipfile.is_zipfile(path)):
+        raise ValueError(f"--ckpt_path {path}: it is incomplete, {path.stat().st_size:,} bytes long{_offer(path)}")
     if start != b"PK\x03\x04":
         raise ValueError(f"--ckpt_path {path}: it is no checkpoint, it begins with {start!r}{_offer(path)}")
     try:

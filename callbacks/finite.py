@@ -54,8 +54,7 @@ class StopAtNonFinite(Callback):
         terms["the loss"] = loss.detach()
         names = {key: batch[key] for key in ("object_id", "image_index") if isinstance(batch, dict) and key in batch}
         self._steps.append(Step(trainer.global_step, terms, names))
-        is_cheap = pl_module.device.type == "cpu" and trainer.world_size == 1
-        if is_cheap or len(self._steps) >= self.every_n_steps:
+        if self._is_waiting_free(trainer, pl_module) or len(self._steps) >= self.every_n_steps:
             self._look(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -76,6 +75,10 @@ class StopAtNonFinite(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
+
+    @staticmethod
+    def _is_waiting_free(trainer: Trainer, pl_module: LightningModule) -> bool:
+        return pl_module.device.type == "cpu" and trainer.world_size == 1
 
     def _look(self, trainer: Trainer) -> None:
         steps, self._steps = list(self._steps), deque()
