@@ -143,7 +143,7 @@ def test_two_commands_of_one_process_are_two_runs(tmp_path):
 
 def test_without_an_account_a_run_goes_on_offline_and_says_so(no_account, tmp_path):
     pytest.importorskip("wandb")
-    with pytest.warns(UserWarning, match=r"W&B is not reached \(there is no account.*goes on offline.*WANDB_MODE=offline"):
+    with pytest.warns(UserWarning, match=r"not reached \(there is no account.*goes on offline.*WANDB_MODE=offline"):
         _run(tmp_path, WandbLogger(mode="online"), "fit", max_steps=1)
     assert len(list(tmp_path.glob("toys/version_0/wandb/offline-run-*"))) == 1
 
