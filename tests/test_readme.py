@@ -56,7 +56,7 @@ def _kind(words: list[str]) -> str:
             ("datamodules.", "benchmarks.", "callbacks.", "metrics.")
         ):
             return "program"
-        case ["python", path, *_] if path.startswith("benchmarks/"):
+        case ["python", path, *_] if path.startswith(("benchmarks/", "sweep.py")):
             return "program"
         case ["make", *_]:
             return "make"
