@@ -6,7 +6,9 @@ A run lives in ``<run_root>/<run_name>/version_<n>/``; what ``test`` makes of it
 
 import netrc
 import os
+import socket
 import sys
+import uuid
 import warnings
 from argparse import ArgumentParser
 from pathlib import Path
@@ -21,7 +23,7 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from plain_errors import NO_WANDB_ACCOUNT, plain_error, plain_usage_error
+from plain_errors import NO_WANDB_ACCOUNT, PORT_IN_USE, plain_error, plain_usage_error
 
 ROOT = Path(__file__).parent
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -75,6 +77,7 @@ class BottegaCLI(LightningCLI):
         run = None if self.subcommand == "fit" else run_of(config.ckpt_path)
         folder, version = (run, self.subcommand) if run else (runs, None)
         is_written = isinstance(config.trainer.logger, list) and not config.trainer.fast_dev_run
+        check_port(str(config.trainer.strategy))
         if is_written and is_first_process():
             version = new_version(folder) if run is None else writable(folder / version).name
         place_loggers(config.trainer.logger, folder, version)
@@ -94,6 +97,24 @@ class BottegaCLI(LightningCLI):
 def is_first_process() -> bool:
     """Whether this is the one process among those of a run that makes folders."""
     return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0))) == 0
+
+
+def check_port(strategy: str) -> None:
+    """Refuse to start processes that could not find each other and would wait for half an hour.
+
+    Raises:
+        ValueError: the port that ``MASTER_PORT`` names is in use.
+    """
+    port = os.environ.get("MASTER_PORT", "")
+    is_started_by_us = not os.environ.keys() & {"LOCAL_RANK", "RANK", "SLURM_PROCID"}
+    if not (port.isdigit() and is_started_by_us and is_first_process() and strategy.startswith(("ddp", "fsdp"))):
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(port)))
+        except OSError as error:
+            raise ValueError(PORT_IN_USE.format(port)) from error
 
 
 def new_version(runs: Path) -> int:
@@ -121,7 +142,7 @@ def writable(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.tmp"
+        probe = folder / f".{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -3,8 +3,22 @@
 Our own errors are ``ValueError`` and say it themselves; those of torch, Lightning and W&B are put into words here.
 """
 
+import os
 import re
 from collections.abc import Callable
+
+NO_WANDB_ACCOUNT = (
+    "W&B is to log online, but there is no account: `wandb login` or WANDB_API_KEY gives it one, WANDB_MODE=offline "
+    "needs none, and without configs/overlays/wandb.yaml nothing is logged there"
+)
+_WANDB_UNREACHABLE = (
+    "W&B could not be reached ({}); WANDB_MODE=offline needs no network, and without configs/overlays/wandb.yaml "
+    "nothing is logged there"
+)
+PORT_IN_USE = (
+    "port {} (MASTER_PORT), by which the processes of a run meet, is in use, perhaps by another run on this machine; "
+    "set MASTER_PORT to a free one, or unset it"
+)
 
 _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (
@@ -20,20 +34,17 @@ _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     ),
     (
         r"EADDRINUSE|[Aa]ddress already in use",
-        lambda match: (
-            "the port by which processes meet is in use, perhaps by another run on this machine; set "
-            f"MASTER_PORT to a free one, or unset it{_port(match.string)}"
-        ),
+        lambda match: PORT_IN_USE.format(_port(match.string)),
     ),
     (
-        r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: Killed|exited unexpectedly)",
+        r"DataLoader worker \(pid.*?\) (?:is killed by signal: Killed|exited unexpectedly)",
         lambda match: (
             f"{match[0]}: a process that loads data was killed, most likely because memory ran out; set "
             "--data.init_args.num_workers lower or make room, then go on with --ckpt_path last"
         ),
     ),
     (
-        r"DataLoader worker \(pid[^)]*\) is killed by signal: Bus error",
+        r"DataLoader worker \(pid.*?\) is killed by signal: Bus error",
         lambda match: (
             f"{match[0]}: shared memory (/dev/shm) ran out; set --data.init_args.num_workers lower or give it more room"
         ),
@@ -43,14 +54,6 @@ _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         lambda _: NO_WANDB_ACCOUNT,
     ),
 ]
-NO_WANDB_ACCOUNT = (
-    "W&B is to log online, but there is no account: `wandb login` or WANDB_API_KEY gives it one, WANDB_MODE=offline "
-    "needs none, and without configs/overlays/wandb.yaml nothing is logged there"
-)
-_WANDB_UNREACHABLE = (
-    "W&B could not be reached ({}); WANDB_MODE=offline needs no network, and without configs/overlays/wandb.yaml "
-    "nothing is logged there"
-)
 
 
 def plain_error(error: BaseException) -> str | None:
@@ -84,4 +87,4 @@ def plain_usage_error(text: str) -> str:
 
 def _port(text: str) -> str:
     match = re.search(r"port: (\d+)", text)
-    return f" (it is {match[1]})" if match else ""
+    return match[1] if match else os.environ.get("MASTER_PORT", "")
