@@ -98,6 +98,7 @@ class BottegaCLI(LightningCLI):
         run = None if self.subcommand == "fit" else run_of(config.ckpt_path)
         folder, version = (run, self.subcommand) if run else (runs, None)
         is_written = isinstance(config.trainer.logger, list) and not config.trainer.fast_dev_run
+        cluster.check_port(str(config.trainer.strategy))
         if is_written and is_first_process():
             version = new_version(folder) if run is None else writable(folder / version).name
         place_loggers(config.trainer.logger, folder, version)

@@ -1,6 +1,8 @@
 """Collections of objects: the DataModule of every dataset that is many small things rather than one scene."""
 
+import warnings
 from abc import abstractmethod
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.base import DataModule
 from datamodules.object_source import PHOTOGRAPH_KEYS, ObjectSource, Rows
 from datamodules.object_stream import BatchDataset, EvalSampler, Request, StreamSampler, object_generator
+from datamodules.packed import UnreadableError
 from datamodules.views import Augmentation, ViewTransform
 from ops.types import ObjectBatch
 
@@ -18,6 +21,7 @@ CAMERA_KEYS = frozenset({"intrinsics", "camera_to_world"})
 SURFACE_KEYS = frozenset({"surface_points", "surface_normals"})
 QUERY_KEYS = frozenset({"query_points", "query_occupancy"})
 STAGES = ("train", "val", "test")
+MAX_NAMED = 5
 
 
 class ObjectDataModule(DataModule):
@@ -47,6 +51,9 @@ class ObjectDataModule(DataModule):
         eval_query_points: Most query points of an object in validation and test.
         categories: Names of the categories to use; null is all.
         num_workers: Processes that make batches beside the training process.
+        skip_broken: Where a picture of a training object cannot be read, take the next object of the split instead of
+            stopping. An epoch stays as long as it is, a resumed run skips as a straight one, and how many objects
+            were skipped is said in the end. Validation and test never skip.
         seed: Seed of all that is random.
         reads: Keys that a training batch must hold. The command line takes them from the method.
         reader: Name of the method, for errors.
@@ -73,11 +80,13 @@ class ObjectDataModule(DataModule):
         eval_query_points: int = 100_000,
         categories: list[str] | None = None,
         num_workers: int = 0,
+        skip_broken: bool = False,
         seed: int = 0,
         reads: set[str] | None = None,
         reader: str = "the method",
     ) -> None:
         super().__init__(frozenset(reads or ()), reader)
+        self.skip_broken = skip_broken
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_views = (num_views, num_views) if isinstance(num_views, int) else tuple(num_views)
         self.num_query_points, self.num_surface_points = num_query_points, num_surface_points
@@ -121,6 +130,8 @@ class ObjectDataModule(DataModule):
         if not any(self.positions.values()):
             raise ValueError(f"{source.name}: the split {self.split_name!r} has none of the objects that are there")
         self.source = source
+        # shared memory: processes that make batches tell this one
+        self._is_broken = torch.zeros(len(source.objects), dtype=torch.bool).share_memory_()
 
     def describe(self) -> str:
         """Name, split, counts, and what is known of each object."""
@@ -219,17 +230,52 @@ class ObjectDataModule(DataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # else it draws from the global one, whose state checkpoints keep
             pin_memory=torch.cuda.is_available(),
         )
 
     def _train_batch(self, positions: list[int], request: Request) -> ObjectBatch:
-        rows = []
+        rows, shown = [], []
         for position, slot in zip(request.positions, request.slots, strict=True):
-            rows.append(self._drawn(positions[position], request.num_views, object_generator(self.seed, slot)))
-        return self._batch(positions, request, rows)
+            # a function of the slot alone, so that ranks, workers and resumed runs agree
+            for candidate in [*range(position, len(positions)), *range(position)]:
+                try:
+                    rows.append(self._drawn(positions[candidate], request.num_views, object_generator(self.seed, slot)))
+                except UnreadableError as error:
+                    self._note_broken(positions[candidate], error)
+                    continue
+                shown.append(candidate)
+                break
+            else:
+                raise ValueError(f"{self.source.name}: no training object has pictures that can be read")
+        return self._batch(positions, replace(request, positions=tuple(shown)), rows)
+
+    def _note_broken(self, index: int, error: UnreadableError) -> None:
+        message = f"{self._where(index)}: {error}"
+        if not self.skip_broken:
+            raise ValueError(f"{message}; or set --data.init_args.skip_broken true to train without it") from error
+        if not self._is_broken[index]:
+            warnings.warn(f"skipped: {message}", stacklevel=2)
+        self._is_broken[index] = True
+
+    def teardown(self, stage: str) -> None:
+        """Say which objects were skipped."""
+        broken = [] if self.source is None else self._is_broken.nonzero()[:, 0].tolist()
+        if stage == "fit" and broken:
+            names = ", ".join(self._where(index) for index in broken[:MAX_NAMED])
+            more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+            rank = f"rank {self.trainer.global_rank}: " if self.trainer and self.trainer.world_size > 1 else ""
+            count = len(self.positions["train"])
+            print(f"{rank}skipped {len(broken)} of {count} training objects, as pictures are broken: {names}{more}")
 
     def _eval_batch(self, stage: str, positions: list[int], request: Request) -> ObjectBatch:
-        batch = self._batch(positions, request, [self._shown(positions[position]) for position in request.positions])
+        rows = []
+        for position in request.positions:
+            try:
+                rows.append(self._shown(positions[position]))
+            except UnreadableError as error:
+                raise ValueError(f"{self._where(positions[position])}: {error}") from error
+        batch = self._batch(positions, request, rows)
         batch["split"] = [f"{self.split_name}/{stage}"] * len(request.positions)
         return batch
 

@@ -124,18 +124,22 @@ def _set_name(name: str, query_set: int | None) -> str:
     return name if query_set is None else f"{name}_{query_set}"
 
 
+class UnreadableError(ValueError):
+    """A picture that is there but is no picture any more."""
+
+
 def decoded(content: bytes | Path, where: str) -> np.ndarray:
     """(H, W, 3) or, with an alpha channel, (H, W, 4) uint8 pixels of a picture's file; grey becomes three channels.
 
     Raises:
-        ValueError: it cannot be read.
+        UnreadableError: it cannot be read.
     """
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
             return np.asarray(file.convert("RGBA" if "A" in file.getbands() or "transparency" in file.info else "RGB"))
     # Pillow's word for a broken chunk is SyntaxError
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{where} cannot be read as an image ({error}); copy or download it again") from error
+        raise UnreadableError(f"{where} cannot be read as an image ({error}); copy or download it again") from error
 
 
 def stacked(pictures: list[np.ndarray]) -> np.ndarray:

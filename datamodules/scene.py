@@ -406,7 +406,10 @@ class SceneDataModule(DataModule):
         objects = [object_batch(self.scene, views, downscale)]
         # every rank gets the one object: left to itself, Lightning would hand rank 1 nothing to predict and fail
         sampler = DistributedSampler(objects, num_replicas=1, rank=0, shuffle=False)
-        return DataLoader(dataset=objects, batch_size=1, sampler=sampler, collate_fn=itemgetter(0))
+        # a generator of its own: else it draws from the global one, whose state checkpoints keep
+        return DataLoader(
+            dataset=objects, batch_size=1, sampler=sampler, collate_fn=itemgetter(0), generator=torch.Generator()
+        )
 
 
 class RayLoader(DataLoader):
@@ -419,7 +422,13 @@ class RayLoader(DataLoader):
     """
 
     def __init__(self, dataset: RayDataset, batches_trained: Any, num_workers: int) -> None:
-        super().__init__(dataset=dataset, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0)
+        super().__init__(
+            dataset=dataset,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator(),
+        )
         self.batches_trained = batches_trained
 
     def __iter__(self) -> Iterator[RayBatch]:

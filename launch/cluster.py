@@ -1,13 +1,18 @@
-"""What ``main.py`` has to know about SLURM: which checkpoint is the job's own, and what Lightning is to leave to us."""
+"""What ``main.py`` has to know about several processes, under SLURM and without it."""
 
 import json
 import os
+import re
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.environments import SLURMEnvironment
+
+from launch.errors import PORT_IN_USE
+from launch.runs import is_first_process
 
 WAIT_SECONDS = 180
 """How long a process waits for what the first one decides: a shared file system shows it late."""
@@ -79,3 +84,21 @@ def trainer_settings(runs: Path) -> dict[str, Any]:
     if not SLURMEnvironment.detect():
         return {}
     return {"plugins": SLURMEnvironment(auto_requeue=False), "default_root_dir": str(runs)}
+
+
+def check_port(strategy: str) -> None:
+    """Refuse to start processes that could not find each other and would wait for half an hour.
+
+    Raises:
+        ValueError: the port that ``MASTER_PORT`` names is in use.
+    """
+    port = os.environ.get("MASTER_PORT", "")
+    is_started_by_us = is_first_process() and not os.environ.keys() & {"LOCAL_RANK", "RANK", "SLURM_PROCID"}
+    if not (port.isdigit() and is_started_by_us and re.search("ddp|fsdp", strategy, re.IGNORECASE)):
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(port)))
+        except OSError as error:
+            raise ValueError(PORT_IN_USE.format(port)) from error

@@ -1,10 +1,16 @@
 """What goes wrong for reasons that a user can do something about, in one sentence each.
 
-Our own errors are ``ValueError`` and say it themselves; those of torch, Lightning and W&B are put into words here.
+Our own errors are ``ValueError`` and say it themselves; those of torch and Lightning are put into words here.
 """
 
+import os
 import re
 from collections.abc import Callable
+
+PORT_IN_USE = (
+    "port {} (MASTER_PORT), by which the processes of a run meet, is in use, perhaps by another run on this machine; "
+    "set MASTER_PORT to a free one, or unset it"
+)
 
 _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (
@@ -20,29 +26,22 @@ _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     ),
     (
         r"EADDRINUSE|[Aa]ddress already in use",
-        lambda match: (
-            "the port by which processes meet is in use, perhaps by another run on this machine; set "
-            f"MASTER_PORT to a free one, or unset it{_port(match.string)}"
-        ),
+        lambda match: PORT_IN_USE.format(_port(match.string)),
     ),
     (
-        r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: Killed|exited unexpectedly)",
+        r"DataLoader worker \(pid.*?\) (?:is killed by signal: Killed|exited unexpectedly)",
         lambda match: (
             f"{match[0]}: a process that loads data was killed, most likely because memory ran out; set "
             "--data.init_args.num_workers lower or make room, then go on with --ckpt_path last"
         ),
     ),
     (
-        r"DataLoader worker \(pid[^)]*\) is killed by signal: Bus error",
+        r"DataLoader worker \(pid.*?\) is killed by signal: Bus error",
         lambda match: (
             f"{match[0]}: shared memory (/dev/shm) ran out; set --data.init_args.num_workers lower or give it more room"
         ),
     ),
 ]
-_WANDB_UNREACHABLE = (
-    "W&B could not be reached ({}); WANDB_MODE=offline needs no network, and without configs/overlays/wandb.yaml "
-    "nothing is logged there"
-)
 
 
 def plain_error(error: BaseException) -> str | None:
@@ -51,8 +50,6 @@ def plain_error(error: BaseException) -> str | None:
     for pattern, sentence in _REMEDIES:
         if not isinstance(error, ValueError) and (match := re.search(pattern, text)):
             return sentence(match)
-    if type(error).__name__ in ("CommError", "AuthenticationError"):
-        return _WANDB_UNREACHABLE.format(text.splitlines()[0] if text else type(error).__name__)
     if not isinstance(error, ValueError):
         return None
     # a process that loads data sends its whole traceback
@@ -76,4 +73,4 @@ def plain_usage_error(text: str) -> str:
 
 def _port(text: str) -> str:
     match = re.search(r"port: (\d+)", text)
-    return f" (it is {match[1]})" if match else ""
+    return match[1] if match else os.environ.get("MASTER_PORT", "")

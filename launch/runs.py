@@ -1,6 +1,7 @@
 """Folders of runs, ``<run_root>/<run_name>/version_<n>/``: finding, making and describing them."""
 
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def writable(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.tmp"
+        probe = folder / f".{uuid.uuid4().hex}.tmp"
         probe.touch()
         probe.unlink()
     except OSError as error:
