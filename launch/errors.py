@@ -29,7 +29,8 @@ _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         lambda match: PORT_IN_USE.format(_port(match.string)),
     ),
     (
-        r"DataLoader worker \(pid.*?\) (?:is killed by signal: Killed|exited unexpectedly)",
+        # the latter where it was killed while it handed over a batch
+        r"DataLoader worker \(pid.*?\) (?:is killed by signal: Killed|exited unexpectedly)|^\[Errno 104\].*",
         lambda match: (
             f"{match[0]}: a process that loads data was killed, most likely because memory ran out; set "
             "--data.init_args.num_workers lower or make room, then go on with --ckpt_path last"
