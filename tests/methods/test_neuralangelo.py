@@ -148,7 +148,7 @@ def test_numerical_derivatives_approach_the_analytic_ones_inside_a_cell(num_taps
 @pytest.mark.parametrize("background", ["nerf++", "black"])
 def test_rays_that_miss_the_sphere_are_finite_in_value_and_gradient(background, occupancy_resolution, generator):
     model = _small(background=background, occupancy_resolution=occupancy_resolution, mask_weight=0.1)
-    model.log_dict = lambda *_: None
+    model.log_dict = lambda *_, **__: None
     batch = _batch(generator)
     batch["origins"] = batch["origins"] + 5 * torch.linalg.cross(
         batch["directions"], F.normalize(torch.randn(64, 3, generator=generator), dim=-1)

@@ -84,7 +84,7 @@ def test_field_is_the_level_minus_the_logit_and_negative_inside():
 
 
 def test_loss_is_the_sum_over_points_and_the_mean_over_objects(monkeypatch):
-    monkeypatch.setattr(OccupancyNetwork, "log_dict", lambda *_: None)
+    monkeypatch.setattr(OccupancyNetwork, "log_dict", lambda *_, **__: None)
     model, batch = small("onet_image"), batch_for("onet_image", num_objects=3)
     model.eval()  # batch statistics would differ from the test's
     loss = model.training_step(batch, 0)

@@ -73,7 +73,7 @@ def _chamfer(model, batch):
 def test_best_of_n_is_the_plain_loss_for_one_and_falls_with_n(monkeypatch):
     # 4 objects of 4 numbers: torch draws in blocks of 16, so that the noise of fewer guesses begins that of more
     batch, losses = batch_for("psgn_noise", num_objects=4), []
-    monkeypatch.setattr(PSGN, "log_dict", lambda *_: None)
+    monkeypatch.setattr(PSGN, "log_dict", lambda *_, **__: None)
     monkeypatch.setattr(PSGN, "global_step", 0)
     for n in (1, 2, 4, 8):
         model = small("psgn", noise_size=4, min_of=n)
@@ -93,7 +93,7 @@ def small_with_noise():
 
 
 def test_only_the_best_guess_is_corrected(monkeypatch):
-    monkeypatch.setattr(PSGN, "log_dict", lambda *_: None)
+    monkeypatch.setattr(PSGN, "log_dict", lambda *_, **__: None)
     monkeypatch.setattr(PSGN, "global_step", 0)
     model, batch, guesses = small("psgn", noise_size=4, min_of=3), batch_for("psgn", num_objects=1), []
     forward = model.network.forward
