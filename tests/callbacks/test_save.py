@@ -94,7 +94,7 @@ def test_an_object_that_became_empty_loses_the_file_of_an_earlier_test(tmp_path:
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer(tmp_path, [SaveShapes()]).test(ToyMethod(), loader(1), verbose=False)
     before = {path.name: path.read_bytes() for path in _folder(tmp_path).iterdir()}
-    monkeypatch.setattr("callbacks.results.os.replace", _fail)
+    monkeypatch.setattr("callbacks.files.os.replace", _fail)
     with pytest.raises(OSError, match="disk full"):
         trainer(tmp_path, [SaveShapes()]).test(ToyMethod(), loader(1), verbose=False)
     assert {path.name: path.read_bytes() for path in _folder(tmp_path).iterdir() if path.is_file()} == before
