@@ -5,8 +5,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
-
 
 def newest_checkpoint(folder: Path) -> Path:
     """The last checkpoint of the newest run below a folder; a ``ValueError`` where there is none."""
@@ -61,8 +59,9 @@ def writable(folder: Path) -> Path:
 
 
 def is_first_process() -> bool:
-    """Whether this is the one process among those of a run that makes folders."""
-    return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0))) == 0
+    """Whether this is the one process among those of a run that makes folders, by what its starter has told it."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
