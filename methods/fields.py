@@ -73,12 +73,13 @@ class SDFNetwork(nn.Module):
         affine = torch.cat([self.hidden.bias[None], weight[:, :3].T])
         # rows: the encoding, and its derivatives along x, y and z
         rows = torch.cat([encoded[..., None, :], jacobian], dim=-2)  # (..., 4, A)
-        jet = F.linear(rows, weight[:, 3:]).view(-1, 4, len(weight))
-        value, gradient, laplacian, hidden = softplus_jet(jet, points.view(-1, 3), affine, self.sdf.weight[0], beta=100)
-        shape = points.shape[:-1]
-        hidden = hidden.view(*shape, -1)
+        shape, size = points.shape[:-1], len(weight)
+        # sizes in full: of no points at all, -1 says nothing
+        jet = F.linear(rows, weight[:, 3:]).view(shape.numel(), 4, size)
+        flat = points.view(shape.numel(), 3)
+        value, gradient, laplacian, hidden = softplus_jet(jet, flat, affine, self.sdf.weight[0], beta=100)
         sdf = (value + self.sdf.bias).view(shape)
-        return sdf, gradient.view(*shape, 3), laplacian.view(shape), self._feature(hidden)
+        return sdf, gradient.view(*shape, 3), laplacian.view(shape), self._feature(hidden.view(*shape, size))
 
     def _hidden(self, points: Tensor, active_levels: int) -> Tensor:
         encoded = torch.cat([points, self.grid(points, active_levels)], dim=-1)

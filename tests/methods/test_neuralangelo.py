@@ -146,8 +146,12 @@ def test_numerical_derivatives_approach_the_analytic_ones_inside_a_cell(num_taps
 
 @pytest.mark.parametrize("occupancy_resolution", [0, 24])
 @pytest.mark.parametrize("background", ["nerf++", "black"])
-def test_rays_that_miss_the_sphere_are_finite_in_value_and_gradient(background, occupancy_resolution, generator):
-    model = _small(background=background, occupancy_resolution=occupancy_resolution, mask_weight=0.1)
+@pytest.mark.parametrize("gradient", ["numerical_4", "analytic"])
+def test_rays_that_miss_the_sphere_are_finite_in_value_and_gradient(
+    background, occupancy_resolution, gradient, generator
+):
+    settings = {"occupancy_resolution": occupancy_resolution, "gradient": gradient}
+    model = _small(background=background, mask_weight=0.1, **settings)
     model.log_dict = lambda *_, **__: None
     batch = _batch(generator)
     batch["origins"] = batch["origins"] + 5 * torch.linalg.cross(

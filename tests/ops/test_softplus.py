@@ -88,7 +88,7 @@ def test_gradients_of_a_jet_are_those_of_autograd(generator: torch.Generator, mo
         torch.testing.assert_close(found.double(), right, rtol=1e-4, atol=2e-6 * float(right.abs().max()))
 
 
-@pytest.mark.parametrize("num_points", [1, 1024, 5000])
+@pytest.mark.parametrize("num_points", [0, 1, 1024, 5000])
 def test_the_number_of_threads_changes_no_bit(num_points: int, generator: torch.Generator) -> None:
     jet, points, affine, weight = jet_of(num_points, 16, generator)
     results, before = [], torch.get_num_threads()
