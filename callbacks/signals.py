@@ -42,7 +42,7 @@ class StopOnSignal(Callback):
         # between two batches whose gradients accumulate there is nothing to go on from
         if trainer.global_step != self._step_seen:
             self._step_seen = trainer.global_step
-            self._stop_if_told(trainer)
+            self._stop_if_told(trainer, is_step_logged=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._is_training:
@@ -81,13 +81,15 @@ class StopOnSignal(Callback):
             raise _Left(128 + number)
         print(f"{signal.Signals(number).name}: stopping after this step", file=sys.stderr)
 
-    def _stop_if_told(self, trainer: Trainer) -> None:
+    def _stop_if_told(self, trainer: Trainer, is_step_logged: bool = True) -> None:
         number = self._received
         if trainer.world_size > 1:
             told = torch.tensor(number, device=trainer.strategy.root_device)
             number = self._received = int(trainer.strategy.reduce(told, reduce_op="max"))
         if number:
             self._save(trainer)
+            if not is_step_logged:  # Lightning would only now
+                trainer._logger_connector.update_train_step_metrics()
             # the first process ends by itself, and would be killed if one that it started seemed to have failed
             is_started_by_first = not trainer.is_global_zero and trainer.strategy.launcher is not None
             raise SystemExit(0 if is_started_by_first else 128 + number)

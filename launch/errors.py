@@ -5,11 +5,17 @@ Our own errors are ``ValueError`` and say it themselves; those of torch and Ligh
 
 import os
 import re
+import traceback
 from collections.abc import Callable
 
 PORT_IN_USE = (
     "port {} (MASTER_PORT), by which the processes of a run meet, is in use, perhaps by another run on this machine; "
     "set MASTER_PORT to a free one, or unset it"
+)
+
+LOADER_KILLED = (
+    "a process that loads data was killed, most likely because memory ran out; set --data.init_args.num_workers lower "
+    "or make room, then go on with --ckpt_path last"
 )
 
 _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
@@ -29,12 +35,8 @@ _REMEDIES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
         lambda match: PORT_IN_USE.format(_port(match.string)),
     ),
     (
-        # the latter where it was killed while it handed over a batch
-        r"DataLoader worker \(pid.*?\) (?:is killed by signal: Killed|exited unexpectedly)|^\[Errno 104\].*",
-        lambda match: (
-            f"{match[0]}: a process that loads data was killed, most likely because memory ran out; set "
-            "--data.init_args.num_workers lower or make room, then go on with --ckpt_path last"
-        ),
+        r"DataLoader worker \(pid.*?\) (?:is killed by signal: Killed|exited unexpectedly)",
+        lambda match: f"{match[0]}: {LOADER_KILLED}",
     ),
     (
         r"DataLoader worker \(pid.*?\) is killed by signal: Bus error",
@@ -51,6 +53,8 @@ def plain_error(error: BaseException) -> str | None:
     for pattern, sentence in _REMEDIES:
         if not isinstance(error, ValueError) and (match := re.search(pattern, text)):
             return sentence(match)
+    if isinstance(error, ConnectionError | EOFError) and _comes_from_loader(error):
+        return LOADER_KILLED
     if not isinstance(error, ValueError):
         return None
     # a process that loads data sends its whole traceback
@@ -70,6 +74,12 @@ def plain_usage_error(text: str) -> str:
         f"--{key}.init_args.{option}: {class_path} has no argument {option!r}; "
         f"`python main.py fit --{key}.help {class_path}` lists what {name} has"
     )
+
+
+def _comes_from_loader(error: BaseException) -> bool:
+    # what a process had made when it was killed cannot be fetched from it any more
+    frames = traceback.walk_tb(error.__traceback__)
+    return any("torch/utils/data/" in frame.f_code.co_filename.replace("\\", "/") for frame, _ in frames)
 
 
 def _port(text: str) -> str:

@@ -149,7 +149,8 @@ def test_a_folder_for_runs_that_cannot_be_written_to_is_named(workplace):
 
 
 def test_a_killed_loader_process_points_at_memory(workplace):
-    with pytest.raises((RuntimeError, ConnectionResetError)) as raised:
+    # which of them depends on whether the process had something ready
+    with pytest.raises((RuntimeError, ConnectionError, EOFError)) as raised:
         _fit("--data.init_args.num_workers", "1")
     assert "killed, most likely because memory ran out; set --data.init_args.num_workers" in plain_error(raised.value)
 

@@ -1,6 +1,7 @@
 """Whole runs of methods that learn from many objects: fitted, resumed, and tested on one rank and on two."""
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 import yaml
 
 from main import main
+from methods.imnet import IMNetAutoencoder
 from tests.ranks import on_ranks, printed
+from tests.toy_run import differing, logged, state
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -17,24 +20,30 @@ SMALL = {
     "onet_shapes": {"image_width": 4, "hidden_size": 16, "threshold": 0.1, "coarse_resolution": 8},
     "imnet_autoencoder_shapes": {"threshold": 0.01, "coarse_resolution": 8},
 }
+RESUMED_ONLY = {"imnet_shapes": {"autoencoder": "autoencoder.pt", "image_width": 4}}
+AUTOENCODER_SIZES = ("code_size", "voxel_resolution", "encoder_width", "decoder_width")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with a small config of every method, on a few procedural objects."""
     folder = tmp_path_factory.mktemp("place")
-    for name, sizes in SMALL.items():
+    for name, sizes in (SMALL | RESUMED_ONLY).items():
         config = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
         config["model"]["init_args"] |= sizes
+        if name == "imnet_shapes":
+            sizes = {name: config["model"]["init_args"][name] for name in AUTOENCODER_SIZES}
+            torch.save(IMNetAutoencoder(**sizes).state_dict(), folder / "autoencoder.pt")
         config["data"]["init_args"] |= {
             "root": str(folder / "data"), "objects_per_category": 10, "categories": ["chair", "solid"], "pictures": 3,
             "batch_size": 4, "eval_batch_size": 3, "eval_surface_points": 500, "eval_query_points": 500,
         }  # fmt: skip
         config["trainer"] = {
             "accelerator": "cpu", "max_steps": 8, "val_check_interval": 4, "check_val_every_n_epoch": None,
-            "enable_progress_bar": False,
+            "enable_progress_bar": False, "log_every_n_steps": 1,
             "callbacks": [
-                {"class_path": "callbacks.checkpoint.Checkpoint", "init_args": {"every_n_train_steps": 3}},
+                {"class_path": "callbacks.signals.StopOnSignal"},
+                {"class_path": "callbacks.checkpoint.Checkpoint", "init_args": {"every_n_train_steps": 5}},
                 {"class_path": "callbacks.score.Score", "init_args": {"metrics": [
                     {"class_path": "metrics.surface.SurfaceScore", "init_args": {"num_points": 500}}]}},
                 {"class_path": "callbacks.save.SaveShapes"},
@@ -49,20 +58,27 @@ def _rows(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore:Empty surface")
-@pytest.mark.parametrize("name", SMALL)
-def test_resumed_run_ends_and_tests_as_the_straight_one(name, place, monkeypatch):
+@pytest.mark.parametrize("name", [*SMALL, *RESUMED_ONLY])
+def test_a_run_stopped_again_and_again_ends_and_tests_as_the_straight_one(name, place, monkeypatch):
     monkeypatch.chdir(place)
-    main(["fit", "--config", f"{name}.yaml"])
-    straight = place / f"runs/{name}/version_0"
-    main(["fit", "--config", f"{name}.yaml", "--ckpt_path", str(straight / "checkpoints/step6.ckpt")])
-    resumed = place / f"runs/{name}/version_1"
-    weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (straight, resumed)]
-    assert weights[0]["global_step"] == weights[1]["global_step"] == 8
-    for key, value in weights[0]["state_dict"].items():
-        assert torch.equal(value, weights[1]["state_dict"][key]), key
-    for run in (straight, resumed):
+    main(["fit", "--config", f"{name}.yaml", "--run_name", f"{name}_straight"])
+    straight = place / f"runs/{name}_straight/version_0"
+    # at the border of an epoch of three batches, in the validation after the next step, and then not again
+    stops = [["3", "false"], ["4", "true"], ["0", "false"]]
+    for number, (step, in_validation) in enumerate(stops):
+        told = ["--trainer.callbacks.step", step, "--trainer.callbacks.in_validation", in_validation]
+        command = ["fit", "--config", f"{name}.yaml", "--trainer.callbacks+", "tests.interrupt.Interrupt", *told]
+        ends = pytest.raises(SystemExit, match="143") if step != "0" else nullcontext()
+        with ends:
+            main(command + (["--ckpt_path", "last"] if number else []))
+    runs = [place / f"runs/{name}/version_{number}" for number in range(len(stops))]
+    assert differing(state(runs[-1] / "checkpoints/last.ckpt"), state(straight / "checkpoints/last.ckpt")) == []
+    assert [row for run in runs for row in logged(run)] == logged(straight)  # every loss and validation, once
+    if name in RESUMED_ONLY:
+        return
+    for run in (straight, runs[-1]):
         main(["test", "--ckpt_path", str(run / "checkpoints/last.ckpt")])
-    assert _rows(straight) == _rows(resumed)
+    assert _rows(straight) == _rows(runs[-1])
     assert len(_rows(straight)) == 4
     assert not all(row["is_empty"] == "True" for row in _rows(straight))
 

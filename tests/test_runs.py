@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import trimesh
 import yaml
 
 from main import main
+from tests.toy_run import differing, logged, state
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40
@@ -38,6 +40,12 @@ def place(tmp_path_factory) -> Path:
         {"class_path": "callbacks.save.SaveShapes"},
     ]
     (folder / "often.yaml").write_text(yaml.safe_dump(config))
+    config["model"]["init_args"] |= {
+        "appearance_size": 4, "exposure": "gain", "num_images": 64, "patch_weight": 0.5, "mask_weight": 0.1
+    }  # fmt: skip
+    config["trainer"] |= {"max_steps": 9, "val_check_interval": 6, "log_every_n_steps": 1}
+    config["trainer"]["callbacks"].insert(0, {"class_path": "callbacks.signals.StopOnSignal"})
+    (folder / "everything.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -86,6 +94,21 @@ def test_a_run_killed_and_resumed_ends_as_the_one_left_alone(place, straight, mo
     main(["test", "--run_root", "runs/killed"])
     meshes = [run / "test/shapes/statue.ply" for run in (straight, place / "runs/killed/version_1")]
     assert meshes[0].read_bytes() == meshes[1].read_bytes()
+
+
+def test_a_run_with_masks_patches_and_codes_stopped_twice_ends_as_the_one_left_alone(place, monkeypatch):
+    monkeypatch.chdir(place)
+    main(["fit", "--config", "everything.yaml", "--run_name", "left_alone"])
+    alone = place / "runs/left_alone/version_0"
+    for number, (step, in_validation) in enumerate([("4", "false"), ("6", "true"), ("0", "false")]):
+        told = ["--trainer.callbacks.step", step, "--trainer.callbacks.in_validation", in_validation]
+        command = ["fit", "--config", "everything.yaml", "--trainer.callbacks+", "tests.interrupt.Interrupt", *told]
+        with pytest.raises(SystemExit, match="143") if step != "0" else nullcontext():
+            main(command + (["--ckpt_path", "last"] if number else []))
+    runs = [place / f"runs/everything/version_{number}" for number in range(3)]
+    assert differing(state(runs[-1] / "checkpoints/last.ckpt"), state(alone / "checkpoints/last.ckpt")) == []
+    assert [row for run in runs for row in logged(run)] == logged(alone)
+    assert {"train/patch", "train/mask"} <= logged(alone)[0].keys()
 
 
 def test_test_scores_the_mesh_of_the_trained_step(place, straight, monkeypatch):

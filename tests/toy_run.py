@@ -96,8 +96,8 @@ def logged(run: Path) -> list[dict[str, str]]:
 def state(checkpoint: Path) -> dict[str, Any]:
     """What makes a run go on: weights, optimizer, schedules, position in the data and randomness, flattened."""
     content = torch.load(checkpoint, weights_only=True)
-    keys = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "random_states", "Numbers")
-    return _flat({key: content[key] for key in keys if key in content})
+    others = ("callbacks", "loops", "pytorch-lightning_version", "version", "method")
+    return _flat({key: value for key, value in content.items() if key not in others})
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
