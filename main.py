@@ -169,17 +169,26 @@ def main(args: list[str] | None = None) -> BottegaCLI:
     # for callbacks/environment.py, which records it
     os.environ["BOTTEGA_COMMAND"] = shlex.join(sys.argv[1:] if args is None else args)
     defaults = {"default_config_files": [str(ROOT / "configs" / "defaults.yaml")]}
-    return BottegaCLI(
-        LightningModule,
-        LightningDataModule,
-        parser_class=Parser,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={command: defaults for command in COMMANDS},
-        auto_configure_optimizers=False,
-        args=args,
-    )
+    status = 1
+    try:
+        cli = BottegaCLI(
+            LightningModule,
+            LightningDataModule,
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={command: defaults for command in COMMANDS},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+        status = 0
+        return cli
+    finally:
+        # the next run of this process would otherwise log into this one's
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and wandb.run is not None:
+            wandb.finish(exit_code=status)
 
 
 def run_from_shell() -> None:

@@ -51,41 +51,25 @@ class Checkpoint(callbacks.Checkpoint):
         # every rank has to ask: they agree on it
         self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
-    def save_now(self, trainer: Trainer) -> None:
+    def save_now(self, trainer: Trainer) -> bool:
         """Save the present state as ``step<k>.ckpt`` and ``last.ckpt``; every rank has to call it.
 
-        It may be called in ``on_train_batch_end`` of a batch that ended in an optimizer step, after the other
-        callbacks, and anywhere in a validation, which the resumed run then repeats.
+        It may be called in ``on_train_batch_end`` and anywhere in a validation, which the resumed run then repeats.
+
+        Returns:
+            Whether it was saved; between two batches whose gradients accumulate there is nothing to go on from.
 
         Raises:
             ValueError: on every rank, if the checkpoint cannot be written, or may not because it is not finite.
         """
-        path, failure = self.folder / f"step{trainer.global_step}.ckpt", None
-        try:
-            trainer.save_checkpoint(path)
-        except ValueError as error:
-            failure = str(error)
-            # where only the first rank failed, the others wait for it
-            trainer.strategy.barrier("Trainer.save_checkpoint")
-        if trainer.is_global_zero and failure is None:
-            try:
-                link_whole(path, self.folder / "last.ckpt")
-            except ValueError as error:
-                failure = str(error)
-        if (failure := trainer.strategy.broadcast(failure)) is not None:
-            raise ValueError(failure)
-        self._saved = self._progress(trainer)
-        self.last_model_path = self.best_model_path = str(self.folder / "last.ckpt")
-        self._kept = [*(kept for kept in self._kept if kept != path), path]
-        if trainer.is_global_zero:
-            while len(self._kept) > NUM_KEPT and not self.keep_all:
-                self._kept.pop(0).unlink(missing_ok=True)
-            for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)
+        if trainer.fit_loop._should_accumulate():
+            return False
+        self._write(trainer)
+        return True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the randomness that a checkpoint holds, when nothing before the first step draws any more."""
-        self._step_seen = trainer.global_step
+        self._step_seen, self._has_validated = trainer.global_step, False
         self._saved = self._progress(trainer)
         if trainer.ckpt_path is not None and trainer.is_global_zero:
             remove_leftovers(Path(trainer.ckpt_path).parent)
@@ -100,7 +84,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._has_validated = False
         if _is_validation_due(trainer):
             self._before_validation = _random_state(pl_module.device)
-        # while gradients accumulate, there is no step and nothing to go on from
+        # the second of two batches whose gradients accumulate is the one with a step
         if trainer.global_step == self._step_seen or trainer.fast_dev_run:
             return
         self._step_seen = trainer.global_step
@@ -125,7 +109,7 @@ class Checkpoint(callbacks.Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the run has come to."""
         if self._saved != self._progress(trainer) and not trainer.fast_dev_run:
-            self.save_now(trainer)
+            self._write(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states of all ranks, and whether a validation of this step is still to be made."""
@@ -151,6 +135,30 @@ class Checkpoint(callbacks.Checkpoint):
             # Lightning does not begin a fit that has all its steps; the limit is put back before validation
             self._max_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = checkpoint["global_step"] + 1
+
+    def _write(self, trainer: Trainer) -> None:
+        path, failure = self.folder / f"step{trainer.global_step}.ckpt", None
+        try:
+            trainer.save_checkpoint(path)
+        except ValueError as error:
+            failure = str(error)
+            # where only the first rank failed, the others wait for it
+            trainer.strategy.barrier("Trainer.save_checkpoint")
+        if trainer.is_global_zero and failure is None:
+            try:
+                link_whole(path, self.folder / "last.ckpt")
+            except ValueError as error:
+                failure = str(error)
+        if (failure := trainer.strategy.broadcast(failure)) is not None:
+            raise ValueError(failure)
+        self._saved = self._progress(trainer)
+        self.last_model_path = self.best_model_path = str(self.folder / "last.ckpt")
+        self._kept = [*(kept for kept in self._kept if kept != path), path]
+        if trainer.is_global_zero:
+            while len(self._kept) > NUM_KEPT and not self.keep_all:
+                self._kept.pop(0).unlink(missing_ok=True)
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)
 
     def _progress(self, trainer: Trainer) -> tuple[int, int]:
         return trainer.fit_loop.epoch_loop.batch_progress.total.processed, self._num_validations

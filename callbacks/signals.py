@@ -98,8 +98,9 @@ class StopOnSignal(Callback):
         saver = next((saver for saver in trainer.checkpoint_callbacks if isinstance(saver, Checkpoint)), None)
         saved = "without a checkpoint, as those are switched off"
         if saver is not None and not trainer.fast_dev_run:
-            saver.save_now(trainer)
-            saved = f"saved as {saver.last_model_path}; the same command with --ckpt_path last goes on from there"
+            is_saved = saver.save_now(trainer)
+            saved = "saved as" if is_saved else "and the last checkpoint is"
+            saved = f"{saved} {saver.last_model_path}; the same command with --ckpt_path last goes on from there"
         if trainer.is_global_zero:
             name = signal.Signals(self._received).name
             print(f"stopped by {name} at step {trainer.global_step}, {saved}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What a process does that is going to be killed; forked from one that has imported everything already."""
 
+import errno
 import multiprocessing
 import os
 from functools import partial
@@ -47,8 +48,8 @@ def fit_on(runs: Path, steps: int) -> None:
     from tests.toy_run import Noisy, fit
 
     class Noted(Checkpoint):
-        def save_now(self, trainer: Any) -> None:
-            super().save_now(trainer)
+        def _write(self, trainer: Any) -> None:
+            super()._write(trainer)
             descriptor = os.open(runs / "saved", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.write(descriptor, f"{trainer.global_step}\n".encode())
             os.close(descriptor)
@@ -57,3 +58,31 @@ def fit_on(runs: Path, steps: int) -> None:
     checkpoint = newest_checkpoint(runs) if list(runs.glob("**/last.ckpt")) else None
     callbacks = [StopOnSignal(), Noted(2)]
     fit(runs, checkpoint, callbacks, partial(Noisy, width=16), max_steps=steps, val_check_interval=5)
+
+
+def fit_as_rank(folder: Path, rank: int, port: int, trouble: str) -> None:
+    """One of two processes that train together, of which one has trouble at step 3."""
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    from callbacks import checkpoint_file
+    from callbacks.checkpoint import Checkpoint
+    from callbacks.finite import StopAtNonFinite
+    from callbacks.signals import StopOnSignal
+    from tests.interrupt import Interrupt
+    from tests.toy_run import Noisy, fit
+
+    torch.set_num_threads(1)
+    callbacks: list[Any] = [StopAtNonFinite(3), StopOnSignal(), Checkpoint(1, keep_all=True)]
+    model = partial(Noisy, bad_step=2 if trouble == "nan" and rank == 1 else -1, bad="nan")
+    if trouble == "signal" and rank == 1:
+        callbacks.insert(0, Interrupt(3))
+    if trouble == "full disk":
+        write = torch.save
+
+        def write_until_full(content: Any, *arguments: Any, **keywords: Any) -> None:
+            if isinstance(content, dict) and content.get("global_step") == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write(content, *arguments, **keywords)
+
+        checkpoint_file.torch.save = write_until_full
+    fit(folder / "runs", None, callbacks, model, max_steps=50, devices=2, strategy="ddp")

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import socket
 import time
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,40 @@ import torch
 from callbacks.checkpoint import Checkpoint
 from callbacks.checkpoint_file import CheckpointFiles
 from launch.runs import newest_checkpoint
-from tests.killed_run import fit_on, started, write_for_ever
+from tests.killed_run import fit_as_rank, fit_on, started, write_for_ever
 from tests.toy_run import Noisy, differing, fit, logged, state
+
+TROUBLES = {
+    "nan": (
+        1,
+        1,
+        r"ValueError: step 3: train/prior is nan.*number_\d, number_\d \(on rank 1\); the last good ",
+    ),
+    "full disk": (1, 1, r"ValueError: checkpoint .*step3\.ckpt could not be written \(No space left on device\)"),
+    # the first process, which started the others on one machine, speaks for all of them
+    "signal": (143, 0, r"stopped by SIGTERM at step 3, saved as .*last\.ckpt"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_two_processes_stop_together_whichever_has_trouble(tmp_path, trouble):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [started(fit_as_rank, tmp_path, rank, port, trouble) for rank in (0, 1)]
+    for process in processes:
+        process.join(120)
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.kill()
+    assert not alive, "a process was left waiting for the other"
+    *statuses, message = TROUBLES[trouble]
+    said = (tmp_path / "said").read_text()
+    assert [process.exitcode for process in processes] == statuses, said
+    assert len(re.findall(message, said)) == (1 if trouble == "signal" else 2)
+    saved = torch.load(newest_checkpoint(tmp_path), weights_only=True)
+    assert saved["global_step"] == (3 if trouble == "signal" else 2)
+    assert len(saved["random_states"]) == 2
 
 
 def _wait_for(path: Path, seconds: float = 120) -> None:

@@ -1,6 +1,7 @@
 """A run that takes milliseconds a step and draws from everything that is random, to be stopped and resumed."""
 
 import csv
+import os
 import random
 import warnings
 from pathlib import Path
@@ -27,7 +28,8 @@ class Numbers(DataModule):
         super().__init__(frozenset(), "the method")
 
     def train_dataloader(self) -> DataLoader:
-        sampler = StreamSampler(7, 2, (1, 1), 0, 0, 1, self.batches_trained)
+        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = StreamSampler(7, 2, (1, 1), 0, rank, num_ranks, self.batches_trained)
         dataset = BatchDataset(lambda request: _batch(request.positions), 7)
         return DataLoader(dataset=dataset, batch_size=None, sampler=sampler, generator=torch.Generator())
 
@@ -72,7 +74,7 @@ def fit(
 ) -> Path:
     """Fit what ``model`` makes, once random numbers are seeded, in a folder of its own, which is returned."""
     seed_everything(0, verbose=False)
-    logger = CSVLogger(runs, name="", version=new_version(runs))
+    logger = CSVLogger(runs, name="", version=new_version(runs) if os.environ.get("LOCAL_RANK", "0") == "0" else None)
     callbacks = [Checkpoint(1, keep_all=True)] if callbacks is None else callbacks
     settings = {"max_steps": 8, "val_check_interval": 2, "check_val_every_n_epoch": None, "log_every_n_steps": 1}
     trainer = Trainer(
