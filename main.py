@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ class BottegaCLI(LightningCLI):
         if is_written and is_first_process():
             version = new_version(folder) if run is None else writable(folder / version).name
         place_loggers(config.trainer.logger, folder, version)
+
+    def instantiate_classes(self) -> None:
+        """Make everything; a run that never comes to be leaves no folder."""
+        config = self.config[self.subcommand]
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
+                folder = Path(logger.init_args.save_dir, logger.init_args.name, f"version_{logger.init_args.version}")
+                with suppress(OSError):  # it is not empty, or there is none
+                    folder.rmdir()
+            raise
 
     def after_instantiate_classes(self) -> None:
         """Tell the method what was set otherwise when the checkpoint was written."""

@@ -96,6 +96,7 @@ def test_a_gpu_where_there_is_none_is_one_sentence_and_no_traceback(workplace, m
     assert str(stop.value).startswith(
         "error: trainer.accelerator asks for a GPU, but torch finds none here; set --trainer"
     )
+    assert not list(workplace.glob("runs/wide/*"))  # the number is not used up
     monkeypatch.setenv("BOTTEGA_TRACEBACK", "1")
     with pytest.raises(Exception, match="No supported gpu backend found") as raised:
         program.run_from_shell()
