@@ -11,7 +11,6 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentParser
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from launch.runs import (
     new_version,
     newest_checkpoint,
     place_loggers,
+    remove_if_empty,
     run_of,
     writable,
 )
@@ -64,57 +64,59 @@ class BottegaCLI(LightningCLI):
         parser.link_arguments("model", "data.init_args.reader", lambda model: type(model).__name__, "instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint that is meant, and send the loggers to the run's folder."""
+        """Find the checkpoint that is meant, leave out what is switched off, and give the run its folder."""
         config = self.config[self.subcommand]
         if config.run_name is None:
             config.run_name = Path(str(config.config[0])).stem if config.config else "run"
         runs = Path(config.run_root, config.run_name)
+        config.weights_only = True  # a checkpoint is data; code in one is never run
+        if self.subcommand == "test":
+            config.verbose = False  # the scores' own table says it better
+        self._choose_checkpoint(config, runs)
+        self._leave_out(config.trainer)
+        cluster.check_port(str(config.trainer.strategy))
+        run = None if self.subcommand == "fit" else run_of(config.ckpt_path)
+        folder, version = (run, self.subcommand) if run else (runs, None)
+        is_written = isinstance(config.trainer.logger, list) and not config.trainer.fast_dev_run
+        if is_written and is_first_process():
+            version = new_version(folder) if run is None else writable(folder / version).name
+        place_loggers(config.trainer.logger, folder, version)
+
+    def _choose_checkpoint(self, config: Any, runs: Path) -> None:
         if config.ckpt_path == "auto":
             config.ckpt_path = cluster.first_process_decides(runs, lambda: cluster.own_checkpoint(runs))
         elif config.ckpt_path == "last" or (config.ckpt_path is None and self.subcommand != "fit"):
             config.ckpt_path = cluster.first_process_decides(runs, lambda: str(newest_checkpoint(runs)))
             print(f"{self.subcommand}: checkpoint {config.ckpt_path}")
-        if config.trainer.logger is False:
+
+    def _leave_out(self, trainer: Any) -> None:
+        if trainer.logger is False:
             # there is no folder of a run to write to; Lightning would take the present one
             self.save_config_callback = None
-            if config.trainer.enable_checkpointing is None:
-                config.trainer.enable_checkpointing = False
-        no_bar = config.trainer.enable_progress_bar is False
+            if trainer.enable_checkpointing is None:
+                trainer.enable_checkpointing = False
+        no_bar = trainer.enable_progress_bar is False
+        # Lightning refuses a default callback beside the flag that switches it off
         switched_off = {
             "ProgressBar": no_bar,
             "RichProgressBar": no_bar,
-            "Checkpoint": config.trainer.enable_checkpointing is False or config.trainer.fast_dev_run,
+            "Checkpoint": trainer.enable_checkpointing is False or trainer.fast_dev_run,
         }
-        # Lightning refuses a default callback beside the flag that switches it off
-        callbacks = [
-            callback
-            for callback in config.trainer.callbacks or []
-            if not switched_off.get(callback.class_path.rsplit(".", 1)[-1])
-        ]
-        # last of all, so that it holds what the others came to: the best score, for instance
-        config.trainer.callbacks = sorted(callbacks, key=lambda callback: callback.class_path.endswith(".Checkpoint"))
-        config.weights_only = True  # a checkpoint is data; code in one is never run
-        if self.subcommand == "test":
-            config.verbose = False  # the scores' own table says it better
-        run = None if self.subcommand == "fit" else run_of(config.ckpt_path)
-        folder, version = (run, self.subcommand) if run else (runs, None)
-        is_written = isinstance(config.trainer.logger, list) and not config.trainer.fast_dev_run
-        cluster.check_port(str(config.trainer.strategy))
-        if is_written and is_first_process():
-            version = new_version(folder) if run is None else writable(folder / version).name
-        place_loggers(config.trainer.logger, folder, version)
+        callbacks = [each for each in trainer.callbacks or [] if not switched_off.get(_class_name(each))]
+        # checkpoints last of all, so that they hold what the others came to: the best score, for instance
+        trainer.callbacks = sorted(callbacks, key=lambda each: _class_name(each) == "Checkpoint")
 
     def instantiate_classes(self) -> None:
-        """Make everything; a run that never comes to be leaves no folder."""
-        config = self.config[self.subcommand]
+        """Make everything and tell the loggers what they log; a run that never comes to be leaves no folder."""
         try:
             super().instantiate_classes()
         except BaseException:
-            for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
-                folder = Path(logger.init_args.save_dir, logger.init_args.name, f"version_{logger.init_args.version}")
-                with suppress(OSError):  # it is not empty, or there is none
-                    folder.rmdir()
+            remove_if_empty(self.config[self.subcommand].trainer.logger)
             raise
+        names = [type(self.model).__name__, type(self.datamodule).__name__]
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "place"):
+                logger.place(Path(self.trainer.log_dir), self.subcommand, names)
 
     def after_instantiate_classes(self) -> None:
         """Tell the method what was set otherwise when the checkpoint was written."""
@@ -129,16 +131,12 @@ class BottegaCLI(LightningCLI):
         config = self.config[self.subcommand]
         return super().instantiate_trainer(**kwargs, **cluster.trainer_settings(Path(config.run_root, config.run_name)))
 
-    def instantiate_classes(self) -> None:
-        """Tell the loggers that want to know what they log, and where, before Lightning starts them."""
-        super().instantiate_classes()
-        names = [type(self.model).__name__, type(self.datamodule).__name__]
-        for logger in self.trainer.loggers:
-            if hasattr(logger, "place"):
-                logger.place(Path(self.trainer.log_dir), self.subcommand, names)
-
     def _parse_ckpt_path(self) -> None:
         """Lightning would read the whole checkpoint for hyperparameters, of which our runs save none."""
+
+
+def _class_name(callback: Any) -> str:
+    return callback.class_path.rsplit(".", 1)[-1]
 
 
 def with_config_of_run(args: list[str]) -> list[str]:

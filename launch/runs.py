@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def place_loggers(loggers: Any, folder: Path, version: str | None) -> None:
         logger.init_args.name = folder.name
         logger.init_args.save_dir = str(folder if is_wandb else folder.parent)
         logger.init_args.version = None if is_wandb else version  # W&B's version is the identity of its run
+
+
+def remove_if_empty(loggers: Any) -> None:
+    """Remove the folders that ``place_loggers`` sent loggers to, where there is nothing in them."""
+    for logger in loggers if isinstance(loggers, list) else []:
+        folder = Path(logger.init_args.save_dir, logger.init_args.name, f"version_{logger.init_args.version}")
+        with suppress(OSError):  # it is not empty, or there is none
+            folder.rmdir()
 
 
 def changed_settings(trained: Any, given: Any, key: str) -> list[str]:
