@@ -139,7 +139,7 @@ class Checkpoint(callbacks.Checkpoint):
     def _write(self, trainer: Trainer) -> None:
         path, failure = self.folder / f"step{trainer.global_step}.ckpt", None
         try:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         except ValueError as error:
             failure = str(error)
             # where only the first rank failed, the others wait for it
