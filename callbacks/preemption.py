@@ -101,6 +101,8 @@ class Preemption(Callback):
     def _leave(self, trainer: Trainer) -> None:
         for saver in _savers(trainer):
             saver.save_now(trainer)
+        if not trainer.validating:  # Lightning would log this step only now
+            trainer._logger_connector.update_train_step_metrics()
         # SLURM ends a job that it requeues; from here on it ends by itself, and at once
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
