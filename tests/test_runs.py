@@ -70,7 +70,8 @@ def _assert_equal(weights: dict[str, torch.Tensor], others: dict[str, torch.Tens
 
 
 def _environment(**changes: str) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)} | changes
+    # as many threads as here, where an earlier test may have changed it: sums depend on it in their last bits
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())} | changes
 
 
 def test_a_run_killed_and_resumed_ends_as_the_one_left_alone(place, straight, monkeypatch):

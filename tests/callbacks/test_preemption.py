@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ def test_a_job_that_cannot_be_requeued_says_what_to_do(scontrol, tmp_path, monke
 
 def test_signals_before_the_run_listens_wait_for_it(tmp_path):
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # as main.py does under SLURM
-    os.kill(os.getpid(), signal.SIGUSR1)
+    # not to the process: threads of earlier tests, which do not block it, would take it
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
     with pytest.raises(SystemExit):
         _fit(tmp_path, [])
     assert torch.load(tmp_path / "run/test/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
