@@ -516,6 +516,7 @@ class Neuralangelo(Method):
             color_field=self.color_field,
             keep=lambda points: points.norm(dim=-1) < 1,
             device=self.device,
+            on_ranks=True,
         )
         return [shape] * len(batch.get("object_index", [0]))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ops.chunks import ChunkSize, map_chunks
 from ops.marching_cubes import Piece, march, weld
 from ops.meshes import drop_unused_vertices, largest_component, select_vertices
+from ops.ranks import rows_on_ranks
 from ops.types import Field, Shape
 
 REFINEMENT = 4  # cells of one sub-lattice along the edge of a cell of the next coarser one
@@ -37,6 +38,7 @@ def extract_surface(
     color_field: Callable[[Tensor], Tensor] | None = None,
     keep: Callable[[Tensor], Tensor] | None = None,
     device: torch.device | str = "cpu",
+    on_ranks: bool = False,
 ) -> Shape:
     """The mesh on which a field equals ``level``.
 
@@ -59,6 +61,7 @@ def extract_surface(
         color_field: (n, 3) points -> (n, 3) sRGB in [0, 1] for the vertices.
         keep: (n, 3) vertices -> (n,) bool; other vertices go, and their faces with them.
         device: where ``field``, ``color_field`` and ``keep`` are evaluated.
+        on_ranks: all processes of a run extract this one surface, and each evaluates a share of the points.
 
     Returns:
         A mesh on the CPU, float32 vertices in the frame of the field, faces counter-clockwise seen from outside. It is
@@ -72,8 +75,9 @@ def extract_surface(
         if value < 1:
             raise ValueError(f"{name}: {value}, expected at least 1 cell")
     chunks = ChunkSize(chunk_size)
+    share = rows_on_ranks if on_ranks else _alone
     with torch.no_grad():
-        lattice = _Lattice(field, resolution, bounds, level, margin, chunks, device)
+        lattice = _Lattice(field, resolution, bounds, level, margin, chunks, device, share)
         stride = _coarse_stride(resolution, coarse_resolution)
         coarse = lattice.coarse_values(stride)
         pieces = list(_pieces(lattice, coarse, stride, block_size))
@@ -94,7 +98,7 @@ def extract_surface(
             _warn_empty(coarse + level, level, keep is not None)
             return Shape.empty()
         if color_field is not None:
-            colors = map_chunks(color_field, shape.vertices.to(device), chunk_size=chunks)
+            colors = share(lambda part: map_chunks(color_field, part, chunk_size=chunks), shape.vertices.to(device))
             shape = Shape(shape.vertices, shape.faces, colors.float().cpu())
     return shape
 
@@ -111,7 +115,10 @@ class _Lattice:
         margin: float,
         chunks: ChunkSize,
         device: torch.device | str,
+        share: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor],
     ) -> None:
+        # how many points are taken at a time must not depend on one rank's memory
+        self.share, self.rows = share, chunks.rows
         self.field, self.level, self.margin, self.chunks, self.device = field, level, margin, chunks, device
         self.resolution, self.bounds = resolution, bounds
         self.cell = 2 * bounds / resolution
@@ -128,7 +135,7 @@ class _Lattice:
         if len(i) == 0:
             return np.zeros(0, np.float32)
         points = torch.from_numpy(np.stack([self.axis[i], self.axis[j], self.axis[k]], axis=1)).to(self.device)
-        values = map_chunks(self.field, points, chunk_size=self.chunks)
+        values = self.share(lambda part: map_chunks(self.field, part, chunk_size=self.chunks), points)
         if values.shape != (len(i),):
             raise ValueError(f"field: (n, 3) points gave {tuple(values.shape)} for n = {len(i)}, expected (n,) values")
         finite = torch.isfinite(values)
@@ -145,8 +152,8 @@ class _Lattice:
         """Values at every ``stride``-th lattice point and at the last, on all axes."""
         index = _sub_lattice(self.resolution, stride)
         values = np.empty(len(index) ** 3, np.float32)
-        for start in range(0, values.size, self.chunks.rows):
-            flat = np.arange(start, min(start + self.chunks.rows, values.size))
+        for start in range(0, values.size, self.rows):
+            flat = np.arange(start, min(start + self.rows, values.size))
             values[flat] = self.evaluate(*(index[a] for a in np.unravel_index(flat, [len(index)] * 3)))
         return values.reshape([len(index)] * 3)
 
@@ -192,6 +199,10 @@ class _Lattice:
         local = np.nonzero(wanted)
         result[local] = self.evaluate(*(o + f[a] for o, f, a in zip(origin, fine, local, strict=True)))
         return result
+
+
+def _alone(fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    return fn(rows)
 
 
 def _pieces(lattice: _Lattice, coarse: np.ndarray, stride: int, block_size: int) -> Iterator[Piece]:

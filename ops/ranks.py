@@ -42,3 +42,28 @@ def map_on_ranks(fn: Callable[[T], dict[str, Tensor]], items: Sequence[T]) -> li
         torch.distributed.all_gather(parts, mine)
         gathered[name] = torch.cat(parts)
     return [{name: values[k] for name, values in gathered.items()} for k in range(len(items))]
+
+
+def rows_on_ranks(fn: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``fn(rows)``, each rank computing a share of the rows.
+
+    Args:
+        fn: (m, ...) -> (m, ...) row by row, of any number of rows, none included.
+        rows: (n, ...), the same on all ranks, all of which have to call.
+
+    Returns:
+        (n, ...), the same on all ranks.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return fn(rows)
+    rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    share = -(-len(rows) // num_ranks)
+    # a rank without rows of its own does the last ones again: a collective wants equally much from each
+    start = max(min(rank * share, len(rows) - share), 0)
+    own = fn(rows[start : start + share])
+    parts = [torch.empty_like(own) for _ in range(num_ranks)]
+    torch.distributed.all_gather(parts, own.contiguous())
+    result = torch.empty(len(rows), *own.shape[1:], dtype=own.dtype, device=own.device)
+    for k, part in enumerate(parts):
+        result[max(min(k * share, len(rows) - share), 0) :][:share] = part
+    return result
