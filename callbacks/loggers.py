@@ -120,7 +120,7 @@ class TensorBoardLogger(pytorch_lightning.loggers.TensorBoardLogger):
         version: of a folder in that.
     """
 
-    def __init__(self, save_dir: str = ".", name: str | None = None, version: str | None = None) -> None:
+    def __init__(self, save_dir: str = ".", name: str | None = None, version: int | str | None = None) -> None:
         super().__init__(save_dir=save_dir, name=name or "", version=version, default_hp_metric=False)
 
     def place(self, folder: Path, command: str, tags: list[str]) -> None:

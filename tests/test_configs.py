@@ -110,7 +110,7 @@ def test_experiment_takes_a_step(config, small_data, tmp_path, monkeypatch, requ
 def test_overlay_fits_over_the_faithful_experiment(overlay, small_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if overlay.stem == "tensorboard":
-        pytest.importorskip("tensorboard", reason="53 MB that are not in the test extra")
+        pytest.importorskip("tensorboard")
     _step(ROOT / "configs/neuralangelo_dtu.yaml", small_data, overlay)
 
 
