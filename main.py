@@ -11,6 +11,8 @@ import signal
 import sys
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +110,24 @@ class BottegaCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make everything and tell the loggers what they log; a run that never comes to be leaves no folder."""
-        try:
+        with self._no_empty_folder():
             super().instantiate_classes()
-        except BaseException:
-            remove_if_empty(self.config[self.subcommand].trainer.logger)
-            raise
         names = [type(self.model).__name__, type(self.datamodule).__name__]
         for logger in self.trainer.loggers:
             if hasattr(logger, "place"):
                 logger.place(Path(self.trainer.log_dir), self.subcommand, names)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._no_empty_folder():
+            super()._run_subcommand(subcommand)
+
+    @contextmanager
+    def _no_empty_folder(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            remove_if_empty(self.config[self.subcommand].trainer.logger)
+            raise
 
     def after_instantiate_classes(self) -> None:
         """Tell the method what was set otherwise when the checkpoint was written."""

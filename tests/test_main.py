@@ -230,3 +230,10 @@ def test_the_folder_of_a_run_says_which_command_made_it(workplace):
     main(["fit", "--config", "tetrahedron.yaml", "--seed_everything", "3"])
     facts = json.loads((workplace / "runs/tetrahedron/version_0/environment.json").read_text())
     assert facts["command"] == ["python", "main.py", "fit", "--config", "tetrahedron.yaml", "--seed_everything", "3"]
+
+
+def test_a_wrong_path_leaves_no_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="the root nowhere is no folder"):
+        main(["fit", "--config", str(ROOT / "configs/neuralangelo_photos.yaml"), "--data.root", "nowhere"])
+    assert not list(tmp_path.glob("runs/*/version_*"))
