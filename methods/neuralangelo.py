@@ -430,9 +430,7 @@ class Neuralangelo(Method):
         if patch_weight := self.patch_weight(step):
             terms["patch"] = self._patch_loss(rays, batch)
             loss = loss + patch_weight * terms["patch"]
-        logged = {f"train/{name}": term.detach() for name, term in ({"loss": loss} | terms).items()}
-        self.log_dict(logged, prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in self._schedules(step).items()})
+        self.log_training(batch_idx, {"loss": loss} | terms, self._schedules(step))
         return loss
 
     def _schedules(self, step: int) -> dict[str, float | Tensor]:
