@@ -1,10 +1,11 @@
 """The DataModule of one scene: random rays of its training views, and the views that are held out."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
@@ -12,9 +13,12 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datamodules.base import DataModule
 from datamodules.normalization import check_similarity
 from datamodules.preflight import check_before_training
-from datamodules.rays import RayDataset
+from datamodules.rays import Photographs, RayChoice, RayDataset
 from datamodules.scene import Scene, check_scene, object_batch
 from ops.types import RayBatch
+
+DEVICE_SHARE = 0.25
+"""Of the free memory of a device, for photographs; the rest is for training."""
 
 
 class SceneDataModule(DataModule):
@@ -32,6 +36,10 @@ class SceneDataModule(DataModule):
         val_views: Number of held-out views that validation shows; null is all of them. Test always shows all.
         eval_downscale: Whole factor by which held-out views are made smaller.
         num_workers: Processes that draw batches beside the training process.
+        images_on_device: Whether the photographs lie on the device that trains, as uint8, and rays are made there, so
+            that no more than the numbers of the drawn pixels travels in a step. "auto" does so on CUDA where they and
+            what is read beside them take at most a quarter of its free memory; true lets them take all of that. The
+            rays drawn are the same.
         seed: Seed of the rays.
         reads: Keys that a training batch must hold; null is the rays alone. The command line takes it from the method.
         reader: Name of the method, for errors.
@@ -50,6 +58,7 @@ class SceneDataModule(DataModule):
         val_views: int | None = None,
         eval_downscale: int = 1,
         num_workers: int = 0,
+        images_on_device: bool | Literal["auto"] = "auto",
         seed: int = 0,
         reads: set[str] | None = None,
         reader: str = "the method",
@@ -59,11 +68,12 @@ class SceneDataModule(DataModule):
         self.foreground_share, self.mask_margin = foreground_share, mask_margin
         self.sparse_points_per_batch, self.num_sources = sparse_points_per_batch, num_sources
         self.held_out, self.val_views, self.eval_downscale = held_out, val_views, eval_downscale
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.images_on_device, self.seed = num_workers, images_on_device, seed
         self.scene: Scene | None = None
         self.train_views: list[int] = []
         self.held_out_views: list[int] = []
         self._trained_similarity: list[list[float]] | None = None
+        self._resident: Photographs | None = None
 
     def __init_subclass__(cls) -> None:
         """Where there are rays, there are the photographs that they come from."""
@@ -192,7 +202,37 @@ class SceneDataModule(DataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             num_ranks=self.trainer.world_size if self.trainer else 1,
         )
+        self._resident = self._on_device(dataset.photographs)
+        dataset.only_chooses = self._resident is not None
         return RayLoader(dataset, batches_trained=self.batches_trained, num_workers=self.num_workers)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Make rays of what was only chosen so far, where the photographs lie on the device."""
+        return self._resident.batch(batch) if "pixel_index" in batch else batch
+
+    def teardown(self, stage: str) -> None:
+        """Give the device's memory back."""
+        self._resident = None
+
+    def _on_device(self, photographs: Photographs) -> Photographs | None:
+        """The photographs on the device that trains; ``None`` where batches are gathered in memory.
+
+        Raises:
+            ValueError: they are wanted there and do not fit.
+        """
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if not self.images_on_device or (self.images_on_device == "auto" and device.type != "cuda"):
+            return None
+        needed, free = photographs.num_bytes, free_memory(device)
+        if self.images_on_device == "auto":
+            return photographs.to(device) if needed <= DEVICE_SHARE * free else None
+        if needed > free:
+            raise ValueError(
+                f"{self.scene.name}: images_on_device is true, but the photographs and what is read beside them take "
+                f"{needed / 2**20:,.0f} MiB, and {device} has {free / 2**20:,.0f} MiB free; take smaller or fewer "
+                'photographs, or set images_on_device to "auto" or false'
+            )
+        return photographs.to(device)
 
     def val_dataloader(self) -> DataLoader:
         """The scene with the first ``val_views`` held-out views."""
@@ -235,9 +275,14 @@ class RayLoader(DataLoader):
         )
         self.batches_trained = batches_trained
 
-    def __iter__(self) -> Iterator[RayBatch]:
+    def __iter__(self) -> Iterator[RayBatch | RayChoice]:
         self.dataset.start_at(self.batches_trained())
         return super().__iter__()
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be had on a device; without end where it shares the memory that photographs are in."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def split_views(name: str, num_views: int, held_out: list[int] | int | None) -> tuple[list[int], list[int]]:

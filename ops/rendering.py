@@ -82,7 +82,8 @@ def surface_alpha(
         (R, S) in [0, 1], as often differentiable as its definition.
     """
     # positions of samples are not trained; whoever wants their derivative gets the definition's
-    if _kernels(sdf) is None or directions.requires_grad or lengths.requires_grad:
+    is_mixed = any(tensor.dtype != sdf.dtype for tensor in (gradient, directions, lengths))
+    if _kernels(sdf) is None or is_mixed or directions.requires_grad or lengths.requires_grad:
         return _plain_alpha(sdf, gradient, directions, lengths, inv_s, ratio)
     tensors = [tensor.contiguous() for tensor in (sdf, gradient, directions, lengths, inv_s)]
     return _SurfaceAlpha.apply(*tensors, ratio)
@@ -161,15 +162,18 @@ def _differentiable(
 
 def _kernels(tensor: Tensor) -> Any:
     """The compiled functions for such tensors; ``None`` where there are none."""
-    if tensor.dtype != torch.float32:
-        return None
-    # imported where they are used: either takes a second
-    if tensor.device.type == "cpu" and NUMBA:
-        from ops import rendering_kernels
-
-        return rendering_kernels
-    if tensor.device.type == "cuda" and TRITON:
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and TRITON:
         from ops import rendering_triton
 
         return rendering_triton
-    return None
+    return cpu_kernels(tensor)
+
+
+def cpu_kernels(tensor: Tensor) -> Any:
+    """:mod:`ops.rendering_kernels` where such tensors can go through it, else ``None``."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not NUMBA:
+        return None
+    # imported where it is used: numba takes a second
+    from ops import rendering_kernels
+
+    return rendering_kernels

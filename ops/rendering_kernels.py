@@ -1,4 +1,4 @@
-"""Compiled loops of :mod:`ops.rendering` and :mod:`ops.sampling` for float32 tensors on a CPU.
+"""Compiled loops of :mod:`ops.rendering`, :mod:`ops.sampling` and :mod:`ops.sdf_grid` for float32 tensors on a CPU.
 
 The loops over the samples of a ray that cost most are written without a branch, so that the compiler turns them into
 vector instructions, and bring their own exponential. Machine code is cached beside this file.
@@ -147,8 +147,72 @@ def _composite_backward(alpha, values, grad_pixels, grad_log, grad_alpha, grad_v
             weight = light * a
             for c in range(pixel.size):
                 grad_values[n, i, c] = weight * pixel[c]
-            grad_alpha[n, i] = light * (here - behind) - grad_log[n] / (_ONE - a)
+            # zero even where a section is opaque and the logarithm has no derivative
+            by_log = grad_log[n] / (_ONE - a) if grad_log[n] != _ZERO else _ZERO
+            grad_alpha[n, i] = light * (here - behind) - by_log
             behind = a * here + (_ONE - a) * behind
+
+
+@njit(inline="always")
+def _cell(coordinate, last, last_cell):
+    position = (coordinate + _ONE) * (_HALF * last)
+    # a NaN is not greater, and may not become an index
+    position = position if position > _ZERO else _ZERO
+    position = last if position > last else position
+    cell = min(int(position), last_cell)
+    return cell, position - np.float32(cell)
+
+
+@njit(**_OPTIONS)
+def _interpolate_along(origins, directions, distances, sdf, lattice):
+    """Trilinear values of a lattice (G, G, G) over [-1, 1]^3, indexed [z, y, x], clamped to it: (n, P)."""
+    last, last_cell = np.float32(len(lattice) - 1), len(lattice) - 2
+    for n in range(len(distances)):
+        for p in range(distances.shape[1]):
+            t = distances[n, p]
+            i, x = _cell(origins[n, 0] + directions[n, 0] * t, last, last_cell)
+            j, y = _cell(origins[n, 1] + directions[n, 1] * t, last, last_cell)
+            k, z = _cell(origins[n, 2] + directions[n, 2] * t, last, last_cell)
+            v00 = lattice[k, j, i] + x * (lattice[k, j, i + 1] - lattice[k, j, i])
+            v01 = lattice[k, j + 1, i] + x * (lattice[k, j + 1, i + 1] - lattice[k, j + 1, i])
+            v10 = lattice[k + 1, j, i] + x * (lattice[k + 1, j, i + 1] - lattice[k + 1, j, i])
+            v11 = lattice[k + 1, j + 1, i] + x * (lattice[k + 1, j + 1, i + 1] - lattice[k + 1, j + 1, i])
+            near, far = v00 + y * (v01 - v00), v10 + y * (v11 - v10)
+            sdf[n, p] = near + z * (far - near)
+
+
+@njit(**_OPTIONS)
+def _importance(distances, sdf, quantiles, out, inv_s):
+    """distances and sdf (n, K + 1), quantiles and out (n, N)."""
+    num_intervals = distances.shape[1] - 1
+    slopes, alpha = np.empty(num_intervals + 1, np.float32), np.empty(num_intervals, np.float32)
+    cdf = np.empty(num_intervals + 1, np.float64)
+    slopes[0], cdf[0] = _ZERO, 0.0
+    for n in range(len(distances)):
+        edges, values = distances[n], sdf[n]
+        for i in range(num_intervals):
+            slopes[i + 1] = (values[i + 1] - values[i]) / (edges[i + 1] - edges[i] + _FLOOR)
+        for i in range(num_intervals):
+            slope = slopes[i] if slopes[i] < slopes[i + 1] else slopes[i + 1]
+            drop = _HALF * slope * (edges[i + 1] - edges[i])
+            middle = _HALF * (values[i] + values[i + 1])
+            entering, leaving = _sigmoid((middle - drop) * inv_s), _sigmoid((middle + drop) * inv_s)
+            a = (entering - leaving) / (entering + _FLOOR)
+            alpha[i] = _ZERO if a < _ZERO else (_ONE if a > _ONE else a)
+        light = _ONE
+        for i in range(num_intervals):
+            cdf[i + 1] = cdf[i] + (alpha[i] * light + _FLOOR)
+            light *= _ONE - alpha[i]
+        total, upper = cdf[num_intervals], 1
+        for q in range(quantiles.shape[1]):
+            mass = quantiles[n, q] * total
+            while upper < num_intervals and cdf[upper] <= mass:
+                upper += 1
+            fraction = (mass - cdf[upper - 1]) / (cdf[upper] - cdf[upper - 1])
+            fraction = 0.0 if fraction < 0.0 else (1.0 if fraction > 1.0 else fraction)
+            low, high = edges[upper - 1], edges[upper]
+            distance = low + (high - low) * np.float32(fraction)
+            out[n, q] = high if distance > high else distance
 
 
 def surface_alpha(
@@ -193,9 +257,25 @@ def composite_backward(
     return grad_alpha, grad_values
 
 
+def interpolate_along(lattice: Tensor, origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
+    """(R, P) values of a lattice (G, G, G) along rays; see :meth:`ops.sdf_grid.SdfGrid.along`."""
+    sdf, lattice_array = torch.empty_like(distances), lattice.contiguous().numpy()
+    rays = [tensor.contiguous() for tensor in (origins, directions, distances)]
+    _on_rays(lambda *arrays: _interpolate_along(*arrays, lattice_array), *rays, sdf)
+    return sdf
+
+
+def importance_distances(distances: Tensor, sdf: Tensor, inv_s: float, quantiles: Tensor) -> Tensor:
+    """(R, N) distances; see :func:`ops.sampling.importance_distances`."""
+    rays = [tensor.contiguous() for tensor in (distances, sdf, quantiles)]
+    out = torch.empty_like(rays[2])
+    _on_rays(lambda *arrays: _importance(*arrays, np.float32(inv_s)), *rays, out)
+    return out
+
+
 def _on_rays(kernel: Callable[..., None], *tensors: Tensor) -> None:
     """Run a kernel on tensors of R rays each; some rays on each thread."""
     arrays = [tensor.detach().numpy() for tensor in tensors]
-    least = max(_MIN_SAMPLES // max(tensors[0].shape[-1], 1), 1)
+    least = max(_MIN_SAMPLES // max(max(tensor[:1].numel() for tensor in tensors), 1), 1)
     # a slice and not its ends: of an index that starts at 0 the compiler knows that it is never negative
     for_ranges(len(arrays[0]), least, lambda *ends: kernel(*(array[slice(*ends)] for array in arrays)))

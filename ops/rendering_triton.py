@@ -248,5 +248,7 @@ def _composite_backward_kernel(
     next_values = tl.load(values_ptr + next_where, mask=is_value & has_next[:, None], other=0.0)
     next_here = tl.sum(next_values * grad_pixel[None, :], axis=1)
     _, behind = tl.associative_scan((1.0 - next_alpha, next_alpha * next_here), 0, _in_front_of, reverse=True)
-    grad_alpha = light * (here - behind) - tl.load(grad_log_ptr + ray) / (1.0 - alpha)
-    tl.store(grad_alpha_ptr + sample, grad_alpha, mask=s < num_samples)
+    grad_log = tl.load(grad_log_ptr + ray)
+    # zero even where a section is opaque and the logarithm has no derivative
+    by_log = tl.where(grad_log != 0, grad_log / (1.0 - alpha), 0.0)
+    tl.store(grad_alpha_ptr + sample, light * (here - behind) - by_log, mask=s < num_samples)
