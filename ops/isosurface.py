@@ -19,7 +19,7 @@ from ops.meshes import drop_unused_vertices, largest_component, select_vertices
 from ops.ranks import rows_on_ranks
 from ops.types import Field, Shape
 
-REFINEMENT = 4  # cells of one sub-lattice along the edge of a cell of the next coarser one
+REFINEMENT = 2  # cells of one sub-lattice along the edge of a cell of the next coarser one
 SNAP = 2.0**-22  # of bounds: values below it are the level itself, or vertices would coincide in float32
 OUTSIDE, INSIDE = np.float32(np.inf), np.float32(-np.inf)  # stand for points that were not evaluated
 
