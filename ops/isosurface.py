@@ -218,7 +218,7 @@ def _pieces(lattice: _Lattice, coarse: np.ndarray, stride: int, block_size: int)
         origin = first * stride
         size = np.minimum(origin + cells * stride, lattice.resolution) - origin
         values = coarse[tuple(slice(f, f + cells + 1) for f in first)]
-        for strides in itertools.pairwise(_strides(stride)):
+        for strides in itertools.pairwise(_strides(stride, lattice.margin)):
             known = None
             if strides[1] == 1:
                 # a network gives other last digits in another batch: neighbours must see the same numbers
@@ -246,10 +246,12 @@ def _coarse_stride(resolution: int, coarse_resolution: int | None) -> int:
     return 2 ** int(math.log2(max(resolution / cells, 1)))
 
 
-def _strides(coarse: int) -> list[int]:
+def _strides(coarse: int, margin: float) -> list[int]:
+    # an infinite margin skips nothing: steps between would only evaluate the borders of blocks twice
+    refinement = REFINEMENT if margin < math.inf else coarse
     strides = [coarse]
     while strides[-1] > 1:
-        strides.append(max(strides[-1] // REFINEMENT, 1))
+        strides.append(max(strides[-1] // refinement, 1))
     return strides
 
 
