@@ -1,8 +1,8 @@
 """How a cost grows along one axis: turns, a table and a plot, for every script beside this file.
 
-    python -m benchmarks.growth.rays                       a table, some minutes at most
-    python -m benchmarks.growth.rays --small               tiny sizes, seconds
-    python -m benchmarks.growth.rays --plot rays.svg       and a plot, which needs matplotlib: pip install -e ".[bench]"
+python -m benchmarks.growth.rays                       a table, some minutes at most
+python -m benchmarks.growth.rays --small               tiny sizes, seconds
+python -m benchmarks.growth.rays --plot rays.svg       and a plot, which needs matplotlib: pip install -e ".[bench]"
 """
 
 import argparse
@@ -77,7 +77,9 @@ def table(growth: Growth, sizes: Sequence[int], rows: Sequence[dict[str, float]]
         "|" + "---:|" * (len(names) + 2),
     ]
     for k, (size, row) in enumerate(zip(sizes, rows, strict=True)):
-        slope = "" if k == 0 else f"{_slope(sizes[k - 1 : k + 1], [r[growth.plotted[0]] for r in rows[k - 1 : k + 1]]):.2f}"
+        slope = (
+            "" if k == 0 else f"{_slope(sizes[k - 1 : k + 1], [r[growth.plotted[0]] for r in rows[k - 1 : k + 1]]):.2f}"
+        )
         lines.append("| " + " | ".join([f"{size:,}", *(_number(row[name]) for name in names), slope]) + " |")
     return "\n".join(lines)
 
@@ -123,7 +125,9 @@ def run(growth: Growth, arguments: Sequence[str] | None = None, description: str
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny sizes, once each, to see that all works")
     parser.add_argument("--sizes", type=int, nargs="+", help="instead of the usual ones, from small to large")
-    parser.add_argument("--repeats", type=int, help=f"turns of each size, of which the fastest counts: {growth.repeats}")
+    parser.add_argument(
+        "--repeats", type=int, help=f"turns of each size, of which the fastest counts: {growth.repeats}"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="an .svg or .png")
     given = parser.parse_args(arguments)
     sizes = given.sizes or (growth.small if given.small else growth.sizes)

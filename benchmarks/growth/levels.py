@@ -1,7 +1,7 @@
 """How the time of a training step grows with the levels of its hash grid.
 
-    python -m benchmarks.growth.levels
-    python -m benchmarks.growth.levels --small --plot levels.svg
+python -m benchmarks.growth.levels
+python -m benchmarks.growth.levels --small --plot levels.svg
 """
 
 from benchmarks.growth.axis import Growth, Turn, run

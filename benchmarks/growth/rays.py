@@ -1,7 +1,7 @@
 """How the time of a training step grows with its rays.
 
-    python -m benchmarks.growth.rays
-    python -m benchmarks.growth.rays --small --plot rays.svg
+python -m benchmarks.growth.rays
+python -m benchmarks.growth.rays --small --plot rays.svg
 """
 
 from benchmarks.growth.axis import Growth, run

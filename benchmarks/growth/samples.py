@@ -1,7 +1,7 @@
 """How the time of a training step grows with the samples of a ray.
 
-    python -m benchmarks.growth.samples
-    python -m benchmarks.growth.samples --small --plot samples.svg
+python -m benchmarks.growth.samples
+python -m benchmarks.growth.samples --small --plot samples.svg
 """
 
 from benchmarks.growth.axis import Growth, Turn, run

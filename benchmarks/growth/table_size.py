@@ -1,7 +1,7 @@
 """How the time of a training step grows with the size of its hash tables.
 
-    python -m benchmarks.growth.table_size
-    python -m benchmarks.growth.table_size --small --plot table_size.svg
+python -m benchmarks.growth.table_size
+python -m benchmarks.growth.table_size --small --plot table_size.svg
 """
 
 from benchmarks.growth.axis import Growth, Turn, run
