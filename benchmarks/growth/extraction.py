@@ -4,7 +4,7 @@
     python -m benchmarks.growth.extraction --sizes 2048
     python -m benchmarks.growth.extraction --small --plot extraction.svg
 
-The field is a torus joined with a sphere, analytic and cheap; a network's cost is in the evaluations, which are counted.
+The field is a torus joined with a sphere, analytic and cheap; a network's cost is in the evaluations, which count.
 """
 
 import gc

@@ -3,7 +3,7 @@
     python -m benchmarks.growth.ranks
     python -m benchmarks.growth.ranks --small --plot ranks.svg
 
-Every rank takes the CPU demo's step on rays of its own, so that twice the ranks are twice the rays a step; gradients are
+Every rank takes the CPU demo's step on rays of its own, so twice the ranks are twice the rays a step; gradients are
 averaged by DistributedDataParallel over gloo. The same step without averaging takes turns with it: the difference is
 what communication costs, waiting for the slower rank included. Ranks have one thread each and share this machine.
 """
@@ -97,7 +97,7 @@ GROWTH = Growth(
     unit="ms a step",
     exponent=None,
     repeats=2,
-    remark="A flat line is perfect: each rank adds its own rays. Two ranks of one machine also share its memory and caches.",
+    remark="A flat line is perfect: each rank adds its own rays. Ranks of one machine also share its memory and caches.",
 )
 
 if __name__ == "__main__":
