@@ -1,9 +1,9 @@
 """How long until something happens: the help, and the first training step, and what dominates.
 
-    python -m benchmarks.startup                     three turns each, and the first step with a cold cache of machine code
+    python -m benchmarks.startup                     three turns each, and the first step with a cold cache of numba
     python -m benchmarks.startup --small             one turn each, without the first step
 
-Every command is a process of its own. Imports are those of ``main.py --help``, by ``python -X importtime``, which itself
+Every command is a process of its own. Imports are those of ``main.py --help``, by ``python -X importtime``, which
 slows them somewhat: in ``with what it needs`` an import counts with all that it was the first to import.
 """
 
@@ -69,9 +69,8 @@ def show_imports(words: list[str], count: int = 12) -> None:
     for name, own, _ in imports:
         packages[name.split(".")[0]] += own
     modules = {name: whole for name, _, whole in imports}
-    print(
-        f"\n{sum(packages.values()):.2f} s of imports\n{'package':24}{'own s':>8}   {'module':44}{'with what it needs':>20}"
-    )
+    print(f"\n{sum(packages.values()):.2f} s of imports")
+    print(f"{'package':24}{'own s':>8}   {'module':44}{'with what it needs':>20}")
     by_own = sorted(packages.items(), key=lambda item: -item[1])[:count]
     by_whole = sorted(modules.items(), key=lambda item: -item[1])[:count]
     for (package, own), (module, whole) in zip(by_own, by_whole, strict=True):

@@ -55,7 +55,7 @@ class Growth:
 
 
 def measure(growth: Growth, sizes: Sequence[int], repeats: int) -> list[dict[str, float]]:
-    """What each size costs, the least of its turns in each column; sizes take turns, so that a busy machine slows all."""
+    """What each size costs, the least of its turns in each column; sizes take turns, as the machine may be busy."""
     turns = [growth.prepare(size) for size in sizes]
     rows: list[dict[str, float]] = [{} for _ in sizes]
     for _ in range(repeats):

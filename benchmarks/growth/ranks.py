@@ -97,7 +97,7 @@ GROWTH = Growth(
     unit="ms a step",
     exponent=None,
     repeats=2,
-    remark="A flat line is perfect: each rank adds its own rays. Ranks of one machine also share its memory and caches.",
+    remark="A flat line is perfect: each rank adds its own rays. Ranks of one machine share its memory and caches.",
 )
 
 if __name__ == "__main__":
