@@ -32,6 +32,7 @@ def test_every_script_is_run_by_make_bench_or_left_out_with_a_reason():
 def test_a_listed_benchmark_takes_the_flags_it_is_given(name, monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)  # runpy warns of modules that are there
     with redirect_stdout(shown), pytest.raises(SystemExit) as stop:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
     assert stop.value.code == 0

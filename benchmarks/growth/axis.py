@@ -6,7 +6,6 @@ python -m benchmarks.growth.rays --plot rays.svg       and a plot, which needs m
 """
 
 import argparse
-import gc
 import math
 import os
 import sys
@@ -62,7 +61,6 @@ def measure(growth: Growth, sizes: Sequence[int], repeats: int) -> list[dict[str
         for row, turn in zip(rows, turns, strict=True):
             for name, value in turn().items():
                 row[name] = min(value, row.get(name, math.inf))
-            gc.collect()
     return rows
 
 
