@@ -7,7 +7,7 @@ BIN := .venv/bin
 # each is trained and tested on procedural furniture; imnet goes on from the checkpoint of imnet_autoencoder
 SHAPES := mean_shape mean_points r2n2 psgn onet imnet_autoencoder imnet
 
-.PHONY: setup demo demo-shapes test lint clean
+.PHONY: setup demo demo-shapes bench test lint clean
 
 setup: .venv/.setup
 
@@ -33,6 +33,10 @@ demo-shapes: $(SHAPES:%=demo-%)
 demo-%: setup
 	$(BIN)/python main.py fit --config configs/$*_shapes.yaml
 	$(BIN)/python main.py test --run_root runs/$*_shapes
+
+# at most 15 minutes
+bench: setup
+	$(BIN)/python -m benchmarks.all
 
 test: .venv/.test
 	$(BIN)/python -m pytest

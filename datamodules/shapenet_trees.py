@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules import choy
 from datamodules.binvox import read_binvox
+from datamodules.listing import listed_folders
 from datamodules.object_source import ObjectName, ObjectSource, Rows, bit_rows
 from datamodules.packed import decoded, stacked
 from datamodules.splits import category_of, listed_split, sorted_split
@@ -108,7 +109,9 @@ class ONetTree(ObjectSource):
 
     def __init__(self, root: Path, val_share: float = 0.0) -> None:
         self.root, self.name, self.val_share = root, str(root), val_share
-        listed = [(path.parent.name, model) for path in sorted(root.glob("*/*.lst")) for model in _lines(path)]
+        lists = sorted(root.glob("*/*.lst"))
+        self._has_lists = bool(lists)
+        listed = [(path.parent.name, model) for path in lists for model in _lines(path)]
         self._paths = sorted(set(listed)) or _models(root)
         if not self._paths:
             raise ValueError(f"{root}: no models; expected <synset>/<model>/ as in Occupancy Networks' dataset.zip")
@@ -137,7 +140,7 @@ class ONetTree(ObjectSource):
     def splits(self) -> dict[str, dict[str, list[int]]]:
         """ONet's lists, where there are any, and 3D-R2N2's split of sorted names."""
         splits = {"r2n2": sorted_split(self.objects, 0.8, self.val_share)}
-        if next(self.root.glob("*/*.lst"), None) is not None:
+        if self._has_lists:
             splits = {"onet": listed_split(self._list, self.objects, self.name), **splits}
         return splits
 
@@ -238,13 +241,7 @@ def _picture(path: Path) -> np.ndarray:
 
 def _models(root: Path) -> list[tuple[str, str]]:
     """(synset, model) of the folders below a root, sorted."""
-    return sorted(
-        (synset.name, model.name)
-        for synset in root.iterdir()
-        if SYNSET.fullmatch(synset.name) and synset.is_dir()
-        for model in synset.iterdir()
-        if model.name not in BROKEN and model.is_dir()
-    )
+    return [(synset, model) for synset, model in listed_folders(root, SYNSET) if model not in BROKEN]
 
 
 def _lines(path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from ops.meshes import drop_unused_vertices, largest_component, select_vertices
 from ops.ranks import rows_on_ranks
 from ops.types import Field, Shape
 
-REFINEMENT = 4  # cells of one sub-lattice along the edge of a cell of the next coarser one
+REFINEMENT = 2  # cells of one sub-lattice along the edge of a cell of the next coarser one
 SNAP = 2.0**-22  # of bounds: values below it are the level itself, or vertices would coincide in float32
 OUTSIDE, INSIDE = np.float32(np.inf), np.float32(-np.inf)  # stand for points that were not evaluated
 
@@ -218,7 +218,7 @@ def _pieces(lattice: _Lattice, coarse: np.ndarray, stride: int, block_size: int)
         origin = first * stride
         size = np.minimum(origin + cells * stride, lattice.resolution) - origin
         values = coarse[tuple(slice(f, f + cells + 1) for f in first)]
-        for strides in itertools.pairwise(_strides(stride)):
+        for strides in itertools.pairwise(_strides(stride, lattice.margin)):
             known = None
             if strides[1] == 1:
                 # a network gives other last digits in another batch: neighbours must see the same numbers
@@ -246,10 +246,12 @@ def _coarse_stride(resolution: int, coarse_resolution: int | None) -> int:
     return 2 ** int(math.log2(max(resolution / cells, 1)))
 
 
-def _strides(coarse: int) -> list[int]:
+def _strides(coarse: int, margin: float) -> list[int]:
+    # an infinite margin skips nothing: steps between would only evaluate the borders of blocks twice
+    refinement = REFINEMENT if margin < math.inf else coarse
     strides = [coarse]
     while strides[-1] > 1:
-        strides.append(max(strides[-1] // REFINEMENT, 1))
+        strides.append(max(strides[-1] // refinement, 1))
     return strides
 
 

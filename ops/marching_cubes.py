@@ -82,6 +82,13 @@ def weld(pieces: list[Piece]) -> Shape:
     is_first[seam[first]] = True
     number = np.cumsum(is_first) - 1
     number[seam] = number[seam[first[index]]]
-    positions = np.concatenate([p.positions for p in pieces])[is_first]
-    faces = np.concatenate([number[p.faces + o] for p, o in zip(pieces, starts, strict=False)])
+    positions = np.concatenate(
+        [p.positions[part] for p, part in zip(pieces, np.split(is_first, starts[1:-1]), strict=True)]
+    )
+    # into one array: a list of all parts beside their concatenation would be the peak of an extraction's memory
+    faces = np.empty((sum(len(p.faces) for p in pieces), 3), np.int64)
+    row = 0
+    for piece, start in zip(pieces, starts, strict=False):
+        faces[row : row + len(piece.faces)] = number[start:][piece.faces]
+        row += len(piece.faces)
     return Shape(torch.from_numpy(positions), torch.from_numpy(faces))

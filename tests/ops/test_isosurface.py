@@ -212,10 +212,10 @@ def test_a_surface_that_leaves_the_cube_is_open() -> None:
 def test_a_field_steeper_than_the_margin_warns() -> None:
     with pytest.warns(UserWarning, match="changes faster than margin"):
         # values a hundred times the distance: cells beside the surface look far from it
-        extract_surface(lambda x: 100 * wavy(x), 64, coarse_resolution=16)
+        extract_surface(lambda x: 100 * wavy(x), 64, coarse_resolution=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        extract_surface(lambda x: 100 * wavy(x), 64, coarse_resolution=16, margin=150.0)
+        extract_surface(lambda x: 100 * wavy(x), 64, coarse_resolution=8, margin=150.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
