@@ -6,7 +6,8 @@ edge is 1, but where a dataset's authors chose another one (see the sources).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,6 +76,10 @@ class ObjectSource(ABC):
         """Samples of the surface and their normals, each (N, 3) float16 or float32."""
         raise NotImplementedError
 
+    def surface_points(self, index: int, rows: Rows) -> np.ndarray:
+        """The samples alone, for who needs no normals; sources that need not read them then, do not."""
+        return self.surface(index, rows)[0]
+
     def num_query_points(self, index: int, query_set: int | None) -> int:
         """How many query points are kept of an object."""
         raise NotImplementedError
@@ -95,6 +100,11 @@ class ObjectSource(ABC):
         """(4, 4) float64 similarity of an object into the dataset's own frame and unit."""
         return np.eye(4)
 
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """Meanwhile every object is read once, one after the other: files kept in blocks may be read so."""
+        yield
+
     @cached_property
     def index_of(self) -> dict[tuple[str, str], int]:
         """(category, object_id) -> position in ``objects``."""
@@ -103,6 +113,11 @@ class ObjectSource(ABC):
     @abstractmethod
     def splits(self) -> dict[str, dict[str, list[int]]]:
         """Splits that the collection itself knows, by name; each maps train, val and test to positions."""
+
+
+def taken(points: np.ndarray, rows: Rows) -> np.ndarray:
+    """Some rows of (N, C) points; ``take`` moves a row at a time where indexing moves numbers, in a quarter of it."""
+    return points[rows] if isinstance(rows, slice) else points.take(rows, axis=0)
 
 
 def bit_rows(bits: np.ndarray, rows: Rows, count: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from datamodules.object_source import ObjectName, ObjectSource, Rows, bit_rows
+from datamodules.object_source import ObjectName, ObjectSource, Rows, bit_rows, taken
 
 INDEX_FILE = "objects.json"
 VERSION = 1
@@ -101,8 +101,12 @@ class PackedObjects(ObjectSource):
 
     def surface(self, index: int, rows: Rows) -> tuple[np.ndarray, np.ndarray | None]:
         """See ``ObjectSource``."""
-        normals = self._open["surface_normals"][index][rows] if "surface_normals" in self._open else None
-        return self._open["surface_points"][index][rows], normals
+        normals = taken(self._open["surface_normals"][index], rows) if "surface_normals" in self._open else None
+        return self.surface_points(index, rows), normals
+
+    def surface_points(self, index: int, rows: Rows) -> np.ndarray:
+        """See ``ObjectSource``."""
+        return taken(self._open["surface_points"][index], rows)
 
     def num_query_points(self, index: int, query_set: int | None) -> int:
         """See ``ObjectSource``."""
@@ -112,7 +116,7 @@ class PackedObjects(ObjectSource):
         """See ``ObjectSource``."""
         points = self._open[_set_name("query_points", query_set)][index]
         bits = self._open[_set_name("query_occupancy", query_set)][index]
-        return points[rows], bit_rows(bits, rows, len(points))
+        return taken(points, rows), bit_rows(bits, rows, len(points))
 
     def voxels(self, index: int, resolution: int) -> np.ndarray:
         """See ``ObjectSource``."""
@@ -191,7 +195,7 @@ def _write(source: ObjectSource, folder: Path, images: str, splits: dict, progre
     files = images == "files" and source.num_views > 0 and source.encoded_view(0, 0) is not None
     arrays: dict[str, np.ndarray] = {}
     offsets = [0]
-    with (folder / "images.bin").open("wb") if files else io.BytesIO() as pictures:
+    with (folder / "images.bin").open("wb") if files else io.BytesIO() as pictures, source.in_order():
         for index, (rows, encoded) in enumerate(_read_ahead(source, files)):
             for key, row in rows:
                 if key not in arrays:

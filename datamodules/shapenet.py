@@ -15,6 +15,8 @@ from datamodules.shapenet_hdf5 import IMNetFiles
 from datamodules.shapenet_trees import SYNSET, ONetTree, R2N2Tree
 from datamodules.splits import category_of, sorted_split, split_of_file
 
+SLOW_OBJECT = 32_000_000
+"""Bytes that are unpacked for one object, some 50 ms, from which on a user is told to pack."""
 Layout = Literal["r2n2", "onet", "imnet", "packed"]
 
 
@@ -58,8 +60,20 @@ class ShapeNet(ObjectDataModule):
             raise ValueError(f"val_share is {val_share}, expected at least 0 and less than 1")
 
     def load_source(self) -> ObjectSource:
-        """Open whichever layout is there."""
-        return open_shapenet(self.root, self.layout, self.val_share)
+        """Open whichever layout is there; say where reading it would take longer than training."""
+        source = open_shapenet(self.root, self.layout, self.val_share)
+        if isinstance(source, IMNetFiles):
+            arrays = {"images": "pixels", "voxels": "voxels"}
+            if self.query_resolution in source.query_sets:
+                arrays["query_points"] = f"points_{self.query_resolution}"
+            size = source.unpacked_bytes([arrays[key] for key in self.reads & source.keys & arrays.keys()])
+            if size > SLOW_OBJECT:
+                rank_zero_warn(
+                    f"{self.root}: to read one object {size / 1e6:.0f} MB are unpacked, as the file keeps many objects "
+                    "in a block; pack it once, python -m datamodules.prepare.shapenet --root ROOT --output PACKED, and "
+                    "set root to PACKED and layout to packed"
+                )
+        return source
 
     def load_split(self, source: ObjectSource) -> tuple[str, dict[str, list[int]]]:
         """The split that was asked for, or the first that the files know."""

@@ -10,7 +10,7 @@ import numpy as np
 from datamodules import choy
 from datamodules.binvox import read_binvox
 from datamodules.listing import listed_folders
-from datamodules.object_source import ObjectName, ObjectSource, Rows, bit_rows
+from datamodules.object_source import ObjectName, ObjectSource, Rows, bit_rows, taken
 from datamodules.packed import decoded, stacked
 from datamodules.splits import category_of, listed_split, sorted_split
 
@@ -181,30 +181,35 @@ class ONetTree(ObjectSource):
 
     def surface(self, index: int, rows: Rows) -> tuple[np.ndarray, np.ndarray | None]:
         """See ``ObjectSource``."""
-        points, normals = self._points(index, "pointcloud.npz", "normals")
-        return points[rows], normals[rows]
+        points, normals = self._points(index, "pointcloud.npz", "points", "normals")
+        return taken(points, rows), taken(normals, rows)
+
+    def surface_points(self, index: int, rows: Rows) -> np.ndarray:
+        """See ``ObjectSource``."""
+        return taken(self._points(index, "pointcloud.npz", "points")[0], rows)
 
     def num_query_points(self, index: int, query_set: int | None) -> int:
         """See ``ObjectSource``."""
         return self._counts["points.npz"]
 
-    def _points(self, index: int, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
+    def _points(self, index: int, name: str, *arrays: str) -> list[np.ndarray]:
         path = self._path(index, name)
-        points, values = read_npz(path, "points", other)
+        points, *others = read_npz(path, *arrays)
         if len(points) != self._counts[name]:
             raise ValueError(
                 f"{path}: {len(points)} points, but {self._counts[name]} in the first model; all need as many"
             )
-        return points, values
+        return [points, *others]
 
     def queries(self, index: int, query_set: int | None, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """See ``ObjectSource``."""
-        points, occupancy = self._points(index, "points.npz", "occupancies")
+        points, occupancy = self._points(index, "points.npz", "points", "occupancies")
         is_packed = len(occupancy) == -(-len(points) // 8)
         if not is_packed and len(occupancy) != len(points):
             path = self._path(index, "points.npz")
             raise ValueError(f"{path}: {len(occupancy)} occupancies of {len(points)} points; download it again")
-        return points[rows], bit_rows(occupancy, rows, len(points)) if is_packed else occupancy[rows].astype(bool)
+        chosen = bit_rows(occupancy, rows, len(points)) if is_packed else occupancy[rows].astype(bool)
+        return taken(points, rows), chosen
 
     def voxels(self, index: int, resolution: int) -> np.ndarray:
         """See ``ObjectSource``."""

@@ -53,52 +53,71 @@ class ViewTransform:
         if "zoom" in self.augment and self.image_size is None:
             raise ValueError("augment: 'zoom' leaves squares of any size; set image_size, to which they are resized")
 
-    def __call__(self, views: Views, where: str, generator: np.random.Generator | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, views: Views, where: str, generator: np.random.Generator | None = None, *, with_masks: bool = True
+    ) -> dict[str, Tensor]:
         """Images of one object.
 
         Args:
             views: its pictures.
             where: their object, for errors.
             generator: of what is random; ``None`` for evaluation.
+            with_masks: make masks of the alpha.
 
         Returns:
-            ``images`` (V, 3, H, W) in [0, 1]; ``masks`` (V, H, W) where there is alpha; ``intrinsics``,
+            ``images`` (V, 3, H, W) in [0, 1]; ``masks`` (V, H, W) where wanted and there is alpha; ``intrinsics``,
             ``camera_to_world`` where known. A flipped image keeps its pose and has a negative focal length in x: points
             are still where it shows them.
 
         Raises:
             ValueError: the crop is larger than the picture, or the background cannot be replaced.
         """
+        drawn = self.drawn(views, where, generator)
+        are_even = len({picture.shape for picture in drawn.pictures}) == 1
+        groups = [drawn.pictures] if are_even else [[picture] for picture in drawn.pictures]
+        backgrounds = drawn.backgrounds.split([len(group) for group in groups])
+        images = [
+            finished(torch.from_numpy(np.stack(group)), behind, self.image_size, with_masks=with_masks)
+            for group, behind in zip(groups, backgrounds, strict=True)
+        ]
+        return split_channels(torch.cat(images)) | drawn.cameras
+
+    def drawn(self, views: Views, where: str, generator: np.random.Generator | None = None) -> "DrawnViews":
+        """All that is random about the images of one object, decided; what ``finished`` then does is the same for all.
+
+        Args, errors: as for the call.
+        """
         height, width = views.pixels.shape[1:3]
-        if "background" in self.augment and generator is not None and views.pixels.shape[3] < 4:
+        self._check(views, where, generator)
+        pictures, backgrounds, intrinsics = [], [], []
+        for number, pixels in enumerate(views.pixels):
+            top, left, side_y, side_x = self._window(height, width, generator)
+            picture = pixels[top : top + side_y, left : left + side_x]
+            backgrounds.append(self._background(picture.shape[2], generator))
+            is_flipped = generator is not None and "flip" in self.augment and generator.random() < 0.5
+            pictures.append(np.ascontiguousarray(picture[:, ::-1] if is_flipped else picture))
+            if views.intrinsics is not None:
+                edge_y, edge_x = (self.image_size or side for side in (side_y, side_x))
+                scale = (edge_x / side_x, edge_y / side_y)
+                intrinsics.append(_moved(views.intrinsics[number], left, top, scale, edge_x if is_flipped else None))
+        cameras = {}
+        if views.intrinsics is not None:
+            poses = np.ascontiguousarray(views.camera_to_world, dtype=np.float32)
+            cameras = {
+                "intrinsics": torch.from_numpy(np.stack(intrinsics)),
+                "camera_to_world": torch.from_numpy(poses),
+            }
+        return DrawnViews(pictures, torch.from_numpy(np.stack(backgrounds)), cameras)
+
+    def _check(self, views: Views, where: str, generator: np.random.Generator | None) -> None:
+        height, width, channels = views.pixels.shape[1:]
+        if "background" in self.augment and generator is not None and channels < 4:
             raise ValueError(
                 f"{where}: its pictures have no alpha channel, so that their background cannot be replaced; take "
                 "'background' out of augment"
             )
         if self.crop is not None and self.crop > min(height, width):
             raise ValueError(f"{where}: a crop of {self.crop} pixels from a picture of {width}x{height}; take less")
-        pictures, cameras = [], []
-        for number, pixels in enumerate(views.pixels):
-            top, left, side_y, side_x = self._window(height, width, generator)
-            picture = self._composited(pixels[top : top + side_y, left : left + side_x], generator)
-            flipped = generator is not None and "flip" in self.augment and generator.random() < 0.5
-            if flipped:
-                picture = picture.flip(2)
-            picture = self._resized(picture)
-            pictures.append(picture)
-            if views.intrinsics is not None:
-                scale = (picture.shape[2] / side_x, picture.shape[1] / side_y)
-                cameras.append(
-                    _moved(views.intrinsics[number], left, top, scale, picture.shape[2] if flipped else None)
-                )
-        stack = torch.stack(pictures)
-        out = {"images": stack[:, :3]}
-        if stack.shape[1] == 4:
-            out["masks"] = stack[:, 3]
-        if views.intrinsics is not None:
-            out["intrinsics"] = torch.from_numpy(np.stack(cameras))
-            out["camera_to_world"] = torch.from_numpy(np.ascontiguousarray(views.camera_to_world, dtype=np.float32))
-        return out
 
     def _window(self, height: int, width: int, generator: np.random.Generator | None) -> tuple[int, int, int, int]:
         # top, left, height, width of what is cut out
@@ -116,22 +135,54 @@ class ViewTransform:
             top, left = spare // 2
         return int(top), int(left), self.crop, self.crop
 
-    def _composited(self, pixels: np.ndarray, generator: np.random.Generator | None) -> Tensor:
-        # (H, W, C) uint8 -> (3 or 4, H, W) float over the background
-        picture = torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float() / 255
-        if len(picture) == 3:
-            return picture
+    def _background(self, num_channels: int, generator: np.random.Generator | None) -> np.ndarray:
         level = np.full(3, self.background)
-        if generator is not None and "background" in self.augment:
+        if num_channels == 4 and generator is not None and "background" in self.augment:
             level = generator.integers(self.background_range[0], self.background_range[1] + 1, size=3)
-        behind = torch.from_numpy(level.astype(np.float32) / 255)[:, None, None]
-        return torch.cat([behind + picture[3:] * (picture[:3] - behind), picture[3:]])
+        return level.astype(np.float32) / 255
 
-    def _resized(self, picture: Tensor) -> Tensor:
-        size = self.image_size
-        if size is None or picture.shape[1:] == (size, size):
-            return picture
-        return torch.nn.functional.interpolate(picture[None], (size, size), mode="bilinear", antialias=True)[0]
+
+@dataclass(frozen=True)
+class DrawnViews:
+    """Pictures of one object as they were cut, before anything is computed with them.
+
+    Attributes:
+        pictures: one for each view, (H, W, C) uint8, of several sizes where squares of several sizes are cut.
+        backgrounds: (V, 3) colour behind pictures with alpha, in [0, 1].
+        cameras: ``intrinsics`` and ``camera_to_world`` of the finished images, where known.
+    """
+
+    pictures: list[np.ndarray]
+    backgrounds: Tensor
+    cameras: dict[str, Tensor]
+
+
+def finished(pictures: Tensor, backgrounds: Tensor, size: int | None, *, with_masks: bool) -> Tensor:
+    """Images in [0, 1] of pictures, on the device that they are on.
+
+    Args:
+        pictures: (N, H, W, C) uint8, C 3, or 4 with straight alpha.
+        backgrounds: (N, 3) colour behind those with alpha, in [0, 1].
+        size: height and width of the images; ``None`` keeps the pictures'.
+        with_masks: keep the alpha where there is one.
+
+    Returns:
+        (N, 3, S, S) colours over the background, or (N, 4, S, S) with the alpha behind them.
+    """
+    images = pictures.permute(0, 3, 1, 2).float() / 255
+    if images.shape[1] == 4:
+        behind, alpha = backgrounds[:, :, None, None], images[:, 3:]
+        images = behind + alpha * (images[:, :3] - behind)
+        images = torch.cat([images, alpha], dim=1) if with_masks else images
+    if size is None or images.shape[2:] == (size, size):
+        return images.contiguous()
+    return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True).contiguous()
+
+
+def split_channels(images: Tensor) -> dict[str, Tensor]:
+    """``images`` (..., 3, H, W) and, of a fourth channel, ``masks`` (..., H, W)."""
+    parts = {"images": images[..., :3, :, :]}
+    return parts | {"masks": images[..., 3, :, :]} if images.shape[-3] == 4 else parts
 
 
 def _moved(

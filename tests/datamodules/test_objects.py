@@ -51,6 +51,25 @@ def test_a_training_batch_holds_what_the_method_reads_and_names(reads: set[str],
         assert name.startswith(category)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_views": [1, 3], "crop": 20, "augment": ["crop", "flip", "background"]},
+        {"image_size": 32},
+        {"image_size": 16, "crop": 21, "reads": {"images", "masks", "camera_to_world", "intrinsics"}},
+    ],
+)
+def test_images_finished_on_the_device_are_those_of_the_workers_bit_for_bit(settings: dict) -> None:
+    settings = {"reads": {"images"}, "background": 200} | settings
+    plain, late = make(**settings), make(**settings, finish_on_device=True)
+    for one, other in zip(plain.train_dataloader(), late.train_dataloader(), strict=True):
+        assert "images" not in other
+        assert other["pictures"].dtype == torch.uint8
+        assert equal(one, late.on_after_batch_transfer(other, 0))
+    shown = next(iter(late.test_dataloader()))
+    assert late.on_after_batch_transfer(shown, 0) is shown
+
+
 def test_drawn_truth_belongs_to_the_object_that_is_named() -> None:
     reads = {"voxels", "surface_points", "surface_normals", "query_points", "query_occupancy"}
     data = make(reads=reads, query_noise=0.0)
@@ -217,6 +236,19 @@ def test_a_resumed_run_draws_exactly_the_batches_of_a_straight_one(tmp_path: Pat
         assert torch.equal(one, other)
 
 
+def test_a_method_is_handed_finished_images_by_lightning() -> None:
+    class Shown(Recorder):
+        def training_step(self, batch: dict, batch_index: int) -> Tensor:
+            self.seen.append(batch["images"])
+            return self.weight.square()
+
+    settings, method = {"reads": {"images"}, "batch_size": 4}, Shown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer_of(max_steps=1, enable_checkpointing=False).fit(method, ToyObjects(**settings, finish_on_device=True))
+    assert torch.equal(method.seen[0], next(iter(make(**settings).train_dataloader()))["images"])
+
+
 def test_prediction_goes_through_lightning() -> None:
     data = ToyObjects(reads={"images"}, batch_size=3)
     with warnings.catch_warnings():
@@ -243,6 +275,10 @@ def test_prediction_goes_through_lightning() -> None:
         ({"categories": ["sofa"]}, "categories: .* has no sofa; it has chair, solid"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"num_query_points": 0}, "num_query_points is 0"),
+        (
+            {"augment": ["zoom"], "image_size": 16, "finish_on_device": True},
+            "'zoom' cuts squares of several sizes, .*; set finish_on_device to false",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict, message: str) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,6 +122,56 @@ def test_packed_objects_give_the_same_batches_bit_for_bit(
             assert a.keys() == b.keys()
             for key in a:
                 assert torch.equal(a[key], b[key]) if isinstance(a[key], Tensor) else a[key] == b[key], key
+
+
+def test_normals_that_no_method_reads_are_not_read_and_points_are_the_same(
+    written: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(written("onet"), tmp_path / "tree")
+    pack_shapenet(copy, tmp_path / "packed")
+    reads = {"surface_points"}
+    expected = next(iter(opened(copy, "onet", reads=reads | {"surface_normals"}).train_dataloader()))
+    for path in copy.rglob("pointcloud.npz"):
+        with np.load(path) as file:
+            kept = {name: file[name] for name in file.files if name != "normals"}
+        np.savez(path, **kept)
+    packed = opened(tmp_path / "packed", "onet", reads=reads)
+    del packed.source._open["surface_normals"]
+    for data in (opened(copy, "onet", reads=reads), packed):
+        assert torch.equal(next(iter(data.train_dataloader()))["surface_points"], expected["surface_points"])
+
+
+@needs_h5py
+def test_packing_unpacks_each_block_of_an_hdf5_file_once_and_training_on_it_is_warned_of(
+    written: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import h5py
+
+    root = shutil.copytree(written("im-net"), tmp_path / "blocks")
+    path = root / "all_vox256_img_train.hdf5"
+    with h5py.File(written("im-net") / path.name) as whole, h5py.File(path, "w") as file:
+        for key, array in whole.items():
+            chunks = (7, *(max(1, size // 2) for size in array.shape[1:]))
+            file.create_dataset(key, data=array[:], chunks=chunks, compression="gzip")
+    reads: list[tuple] = []
+    original = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda array, rows: (reads.append(rows), original(array, rows))[1])
+    pack_shapenet(root, tmp_path / "packed")
+    # 16 models are three blocks of 7, in each of 8 arrays
+    blocks = [(rows.start, rows.stop) for rows in reads if isinstance(rows, slice) and rows.stop in (7, 14, 21)]
+    assert sorted(blocks) == sorted([(0, 7), (7, 14), (14, 21)] * 8)
+    tree, packed = opened(written("im-net"), "im-net"), opened(tmp_path / "packed", "im-net")
+    for one, other in zip(tree.train_dataloader(), packed.train_dataloader(), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in READS["im-net"])
+    # a row of pixels, of voxels and of points_32, each in blocks of 7 rows
+    rows = {"images": 24 * 24 * 24, "voxels": 64**3, "query_points": 4096 * 3}
+    monkeypatch.setattr("datamodules.shapenet.SLOW_OBJECT", 7 * sum(rows.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened(root, "im-net", reads=set(rows))
+    monkeypatch.setattr("datamodules.shapenet.SLOW_OBJECT", 7 * sum(rows.values()) - 1)
+    with pytest.warns(UserWarning, match=r"to read one object \d+ MB are unpacked, .*; pack it once"):
+        opened(root, "im-net", reads=set(rows))
 
 
 def test_points_drawn_from_either_are_rows_of_the_whole_npz_file(
