@@ -18,8 +18,8 @@ def chamfer(x: Tensor, y: Tensor, *, squared: bool = True, chunk_size: int = PAI
     """Mean distance of each set's points to the nearest point of the other, one value for each direction.
 
     PSGN (arXiv:1612.00603) and latent_3d_points take squared distances. PSGN's code averages the two directions, others
-    sum them. Neighbours come from a kd-tree on the CPU, from one kernel over all pairs on CUDA, and where that cannot run
-    from all pairs, a chunk at a time.
+    sum them. Neighbours come from a kd-tree on the CPU, from one kernel over all pairs on CUDA, and elsewhere from all
+    pairs, a chunk at a time.
 
     Args:
         x: (B, N, 3).
@@ -32,8 +32,8 @@ def chamfer(x: Tensor, y: Tensor, *, squared: bool = True, chunk_size: int = PAI
         Where a point lies on its neighbour the gradient is zero.
 
     Raises:
-        ValueError: for shapes that do not fit, empty sets, and on the CPU for coordinates that are not finite. Elsewhere
-            that would wait for the device; there the mean over the points that have such coordinates is not finite.
+        ValueError: for shapes that do not fit, empty sets, and on the CPU for coordinates that are not finite. Other
+            devices would have to be waited for; there the mean over a set that has such coordinates is not finite.
     """
     x, y = _checked(x, y)
     return tuple(_distances(a, b, nearest_indices(a, b, chunk_size), squared).mean(1) for a, b in ((x, y), (y, x)))
