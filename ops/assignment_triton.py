@@ -2,11 +2,11 @@
 
 Every round the points that waited last, up to ``BIDDERS`` of them, look at all targets and bid at the prices of today;
 where several want one target the highest bid has it, of equal ones the first. That bids are made side by side changes
-what they are, not that they keep epsilon-complementary slackness, so the bound on the sum holds as for bids in turn, and
-is certified in the same way. Prices are float64, costs have the dtype of the points. Nothing is atomic: the result is a
-function of the points.
+what they are, not that they keep epsilon-complementary slackness, so the bound on the sum holds as for bids in turn,
+and is certified in the same way. Prices are float64, costs have the dtype of the points. Nothing is atomic: the result
+is a function of the points.
 
-A program goes on by itself through all bid increments, as the number of rounds is known to nobody before. It stops after
+A program goes on by itself through all bid increments, as nobody knows the number of rounds before. It stops after
 ``ROUNDS`` and is launched again where it is not done, so that no launch lasts for seconds.
 
 ``TRITON_INTERPRET=1``, set before triton is imported, runs the same kernel slowly on CPU tensors, for tests.
@@ -41,6 +41,8 @@ def parallel_auction(
         (B, N) int64.
     """
     num_objects, size = x.shape[:2]
+    if size == 1:  # there is no second best target
+        return torch.zeros(num_objects, 1, dtype=torch.int64, device=x.device)
     width = triton.cdiv(size, TARGETS) * TARGETS
     # one coordinate after another; what fills up the last tile is too far for anybody
     targets = y.new_full((num_objects, 3, width), torch.inf)
