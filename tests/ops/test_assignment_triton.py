@@ -49,11 +49,9 @@ def two_clusters(size: int) -> tuple[Tensor, Tensor]:
 
 
 CASES = {
-    "uniform": (random_points(1, 32, 1), random_points(1, 32, 2), False),
     "squared": (random_points(1, 12, 1), random_points(1, 12, 2), True),
     "more than a tile": (random_points(1, 130, 1) + 1e-4, random_points(1, 130, 1), False),
     "clusters": (*two_clusters(16), False),
-    "all in one place": (torch.zeros(1, 12, 3), random_points(1, 12, 1), False),
     "repeated": (random_points(1, 6, 1).repeat(1, 3, 1), random_points(1, 6, 2).repeat(1, 3, 1), False),
     "one": (random_points(2, 1, 1), random_points(2, 1, 2), False),
     "two": (random_points(2, 2, 1), random_points(2, 2, 2), False),
