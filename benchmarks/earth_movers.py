@@ -2,6 +2,7 @@
 
     python -m benchmarks.earth_movers                          256, 1024 and 2048 points a side, epsilon 0.01
     python -m benchmarks.earth_movers --epsilon 0.001 --points 1024
+    python -m benchmarks.earth_movers --device cuda --batch 32      the GPU's auction of a batch against the CPU's
 
 Cases: two samples of one sphere, what a trained network is compared with; a small cloud inside of it, as an untrained
 network gives; and two shapes apart. Both run on one thread, one object at a time, in turns within one run; the fastest
@@ -57,18 +58,41 @@ def compare(case: str, count: int, epsilon: float, repeats: int) -> None:
     )
 
 
+def compare_devices(case: str, count: int, batch: int, epsilon: float, repeats: int) -> None:
+    """Print one line: a batch of turned copies by the GPU's auction, and by the CPU's with all of its threads."""
+    generator = torch.Generator().manual_seed(0)
+    turns = torch.linalg.qr(torch.randn(batch, 3, 3, generator=generator)).Q
+    x, y = (points @ turns for points in CASES[case](count))
+    seconds = {"cuda": float("inf"), "cpu": float("inf")}
+    for _ in range(repeats):
+        for device in seconds:
+            pair = x.to(device), y.to(device)
+            start = time.perf_counter()
+            auction_assignment(*pair, epsilon).cpu()
+            seconds[device] = min(seconds[device], time.perf_counter() - start)
+    print(
+        f"{count:6d} points, {case:14} {batch} objects: CPU {1e3 * seconds['cpu']:8.1f} ms   GPU "
+        f"{1e3 * seconds['cuda']:8.1f} ms: {seconds['cpu'] / seconds['cuda']:5.1f} times faster"
+    )
+
+
 def main() -> None:
     """Time both ways on every pair of sets and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, nargs="+", default=[256, 1024, 2048])
     parser.add_argument("--epsilon", type=float, default=0.01)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--batch", type=int, default=32, help="objects, where the device is a GPU")
     arguments = parser.parse_args()
-    print(f"{machine('cpu')}, epsilon {arguments.epsilon:g}, fastest of {arguments.repeats}")
+    print(f"{machine(arguments.device)}, epsilon {arguments.epsilon:g}, fastest of {arguments.repeats}")
     auction_assignment(sphere_points(8, 0), sphere_points(8, 1))  # compiles, or loads from its cache
     for count in arguments.points:
         for case in CASES:
-            compare(case, count, arguments.epsilon, arguments.repeats)
+            if arguments.device == "cuda":
+                compare_devices(case, count, arguments.batch, arguments.epsilon, arguments.repeats)
+            else:
+                compare(case, count, arguments.epsilon, arguments.repeats)
 
 
 if __name__ == "__main__":

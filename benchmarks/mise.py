@@ -2,11 +2,16 @@
 
     python -m benchmarks.mise                     at 64, 128 and 256, for three fields
     python -m benchmarks.mise --coarse 16         with another coarse lattice
+    python -m benchmarks.mise --fields --batch 8  only: the networks' objects together and one by one
 
 Fields: a sphere, a chair of boxes, and a random decoder of Occupancy Networks' width (five residual blocks of 256) that
 deforms a ball; the decoder's dense lattice at 256 is left out, as it takes minutes. Dense is one call of marching cubes
 on all values. Evaluations are what counts for a network, and the decoder's seconds show that nothing else does. The
 sides take turns within one run, and the fastest of the repeats counts.
+
+``--batch`` objects, each a ball that the full decoders of Occupancy Networks and of IM-Net make of a code of its own,
+are then extracted in three ways: together, one after another, and one after another with 100,000 points a call. All
+evaluate the same points, so that the rest is what calls and caches cost; ``--device cuda`` is where calls cost most.
 """
 
 import argparse
@@ -18,8 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import machine
+from methods.imnet import ImplicitDecoder
+from methods.occupancy_networks import ConditionalDecoder
 from ops.chunks import map_chunks
-from ops.mise import extract_mise
+from ops.mise import CHUNK_SIZE, ObjectsField, extract_mise, extract_mise_batch, field_of
+from ops.object_groups import map_groups
 from ops.types import Field
 
 BOUNDS = 0.55
@@ -109,22 +117,79 @@ def compare(name: str, field: Field, coarse: int, steps: int, repeats: int, has_
     print(f"{line}   {faces:,d} faces")
 
 
+class CountedObjects:
+    """The balls that a decoder makes of codes, and how often and for how many points it was called."""
+
+    def __init__(self, decoder: nn.Module, num_objects: int, device: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.codes = torch.randn(num_objects, 256, generator=generator).to(device)
+        self.radii = torch.linspace(0.2, 0.4, num_objects).to(device)
+        self.decoder, self.num_points, self.num_calls = decoder.to(device), 0, 0
+
+    def __call__(self, points: Tensor, objects: Tensor) -> Tensor:
+        self.num_points, self.num_calls = self.num_points + len(points), self.num_calls + 1
+        logits = map_groups(self.decoder, points, objects, self.codes)
+        return points.norm(dim=-1) - self.radii[objects] + 1e-3 * logits
+
+
+def one_by_one(field: ObjectsField, num_objects: int, **sizes: int) -> int:
+    """Faces of all objects, extracted one after another."""
+    return sum(len(extract_mise(field_of(field, k), **sizes).faces) for k in range(num_objects))
+
+
+def compare_batch(name: str, decoder: nn.Module, num_objects: int, steps: int, coarse: int, device: str) -> None:
+    """Print one line of each way to extract many objects."""
+    sizes = {"coarse_resolution": coarse, "upsampling_steps": steps, "device": device}
+    ways = {
+        "together": lambda field: sum(len(shape.faces) for shape in extract_mise_batch(field, num_objects, **sizes)),
+        "one by one": lambda field: one_by_one(field, num_objects, **sizes),
+        f"one by one, {CHUNK_SIZE:,d} a call": lambda field: one_by_one(
+            field, num_objects, chunk_size=CHUNK_SIZE, **sizes
+        ),
+    }
+    seconds, faces = {}, {}
+    for way, work in ways.items():
+        field = CountedObjects(decoder, num_objects, device)
+        # a GPU's work is no time of the processor
+        clock = time.perf_counter if device == "cuda" else time.process_time
+        start = clock()
+        faces[way] = work(field)
+        seconds[way] = clock() - start
+        assert abs(faces[way] - faces["together"]) <= 1e-3 * faces["together"], faces
+        print(
+            f"{coarse * 2**steps:4d}^3  {name:6} {num_objects} objects {way:27} {seconds[way]:7.2f} s, "
+            f"{seconds[way] / seconds['together']:5.2f} times together's   evaluations {field.num_points:,d} in "
+            f"{field.num_calls:,d} calls"
+        )
+
+
 def main() -> None:
-    """Extract every field coarse to fine and densely, and print the ratios."""
+    """Extract every field coarse to fine and densely, then objects together and one by one, and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coarse", type=int, default=32, help="cells of the coarse lattice along an axis")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3], help="halvings")
-    parser.add_argument("--fields", nargs="+", choices=["sphere", "chair", "decoder"])
+    parser.add_argument("--fields", nargs="*", choices=["sphere", "chair", "decoder"])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=0, help="objects that are extracted together; 0 for none")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the batch")
+    parser.add_argument("--width", type=int, default=256, help="of the batch's decoders; 256 as published")
     arguments = parser.parse_args()
-    print(f"{machine('cpu')}, fastest of {arguments.repeats}")
+    print(f"{machine(arguments.device)}, fastest of {arguments.repeats}")
     fields = {"sphere": sphere, "chair": chair, "decoder": Decoder().eval()}
     for steps in arguments.steps:
-        for name in arguments.fields or fields:
+        for name in fields if arguments.fields is None else arguments.fields:
             # two million points of the decoder take a minute of one core
             repeats = 1 if name == "decoder" else arguments.repeats
             has_dense = name != "decoder" or arguments.coarse * 2**steps <= 128
             compare(name, fields[name], arguments.coarse, steps, repeats, has_dense)
+    if arguments.batch:
+        torch.manual_seed(0)
+        decoders = {
+            "ONet": ConditionalDecoder(256, arguments.width).eval(),
+            "IM-Net": ImplicitDecoder(256, arguments.width // 2, 0.02).eval(),
+        }
+        for name, decoder in decoders.items():
+            compare_batch(name, decoder, arguments.batch, arguments.steps[0], arguments.coarse, arguments.device)
 
 
 if __name__ == "__main__":

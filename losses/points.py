@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ops.assignment import auction_assignment, exact_assignment
-from ops.nearest import nearest_distances
+from ops.nearest import fused_search, nearest_distances
 
 PAIRS = 2**24  # of points whose distance is in memory at once: 64 MiB in float32, a few times that with gradients
 
@@ -18,20 +18,22 @@ def chamfer(x: Tensor, y: Tensor, *, squared: bool = True, chunk_size: int = PAI
     """Mean distance of each set's points to the nearest point of the other, one value for each direction.
 
     PSGN (arXiv:1612.00603) and latent_3d_points take squared distances. PSGN's code averages the two directions, others
-    sum them. Neighbours come from a kd-tree on the CPU, elsewhere from all pairs, a chunk at a time.
+    sum them. Neighbours come from a kd-tree on the CPU, from one kernel over all pairs on CUDA, and elsewhere from all
+    pairs, a chunk at a time.
 
     Args:
         x: (B, N, 3).
         y: (B, M, 3).
         squared: squared Euclidean distances rather than Euclidean ones.
-        chunk_size: most pairs of points whose distance is in memory at once; a kd-tree needs none.
+        chunk_size: most pairs of points whose distance is in memory at once; neither tree nor kernel holds any.
 
     Returns:
         ``to_y`` and ``to_x``, each (B,): the mean over x of the distance to y, and the mean over y of that to x.
         Where a point lies on its neighbour the gradient is zero.
 
     Raises:
-        ValueError: for shapes that do not fit, empty sets, and on the CPU for coordinates that are not finite.
+        ValueError: for shapes that do not fit, empty sets, and on the CPU for coordinates that are not finite. Other
+            devices would have to be waited for; there the mean over a set that has such coordinates is not finite.
     """
     x, y = _checked(x, y)
     return tuple(_distances(a, b, nearest_indices(a, b, chunk_size), squared).mean(1) for a, b in ((x, y), (y, x)))
@@ -118,7 +120,8 @@ def nearest_indices(x: Tensor, y: Tensor, chunk_size: int = PAIRS) -> Tensor:
     """(B, N) int64: the nearest of (B, M, 3) points for every one of (B, N, 3)."""
     if x.device.type == "cpu":
         return torch.stack([nearest_distances(a, b)[1] for a, b in zip(x, y, strict=True)])
-    return nearest_by_pairs(x, y, chunk_size)
+    search = fused_search(x.device.type)
+    return nearest_by_pairs(x, y, chunk_size) if search is None else search(x, y)[1]
 
 
 @torch.no_grad()

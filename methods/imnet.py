@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from losses.occupancy import occupancy_squared_error
 from methods.objects import ObjectMethod, check_image_size, check_voxel_resolution, single_view
 from methods.weights import load_weights
-from ops.mise import extract_mise
+from ops.mise import ObjectsField, extract_mise_batch, field_of
+from ops.object_groups import map_groups
 from ops.schedules import Schedule
 from ops.types import Field, ObjectBatch, Shape
 
@@ -253,29 +254,31 @@ class IMNetAutoencoder(ObjectMethod):
     @torch.no_grad()
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:
         """The mesh on which the occupancy is ``threshold``, closed at the border of the unit cube."""
-        return [self._mesh(code[None]) for code in self.code(batch)]
+        codes = self.code(batch)
+        return extract_mise_batch(
+            self.fields(codes),
+            len(codes),
+            coarse_resolution=self.coarse_resolution,
+            upsampling_steps=self.upsampling_steps,
+            # one coarse cell beyond the cube on either side, for a surface that reaches its border
+            bounds=0.5 * (1 + 2 / self.coarse_resolution),
+            device=self.device,
+        )
 
     def field(self, code: Tensor) -> Field:
         """The threshold minus the occupancy for one object's (1, C) code; outside the unit cube all is empty."""
+        return field_of(self.fields(code))
 
-        def value(points: Tensor) -> Tensor:
-            occupancy = self.decoder(points.reshape(1, -1, 3), code).view(points.shape[:-1])
+    def fields(self, codes: Tensor) -> ObjectsField:
+        """The same for the (B, C) codes of several objects."""
+
+        def values(points: Tensor, objects: Tensor) -> Tensor:
+            occupancy = map_groups(self.decoder, points, objects, codes)
             # no point outside was ever trained on
             is_outside = (points.abs() > 0.5).any(-1)
             return self.threshold - torch.where(is_outside, occupancy.clamp(max=0), occupancy)
 
-        return value
-
-    def _mesh(self, code: Tensor) -> Shape:
-        # one coarse cell beyond the cube on either side, for a surface that reaches its border
-        bounds = 0.5 * (1 + 2 / self.coarse_resolution)
-        return extract_mise(
-            self.field(code),
-            coarse_resolution=self.coarse_resolution,
-            upsampling_steps=self.upsampling_steps,
-            bounds=bounds,
-            device=self.device,
-        )
+        return values
 
 
 class IMNetSVR(IMNetAutoencoder):

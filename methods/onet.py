@@ -31,7 +31,8 @@ from methods.occupancy_networks import (
     official_names,
 )
 from methods.weights import load_weights
-from ops.mise import extract_mise, refine_vertices
+from ops.mise import ObjectsField, extract_mise_batch, field_of, refine_vertices_batch
+from ops.object_groups import map_groups
 from ops.schedules import Schedule
 from ops.types import Field, ObjectBatch, Shape
 
@@ -202,27 +203,32 @@ class OccupancyNetwork(ObjectMethod):
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:
         """The mesh on which the occupancy is ``threshold``."""
         codes = self.test_code(batch)
-        generators = object_generators(batch, len(codes))
-        return [self._mesh(self.field(code[None]), g) for code, g in zip(codes, generators, strict=True)]
-
-    def field(self, code: Tensor) -> Field:
-        """The level minus the logit, for one object's (1, C) code."""
-        # a copy: what inference mode made would take no part in the gradients of a refinement
-        with torch.inference_mode(False):
-            code = code.clone()
-        return lambda points: self.level - self.decoder(points.reshape(1, -1, 3), code).view(points.shape[:-1])
-
-    def _mesh(self, field: Field, generator: torch.Generator) -> Shape:
-        shape = extract_mise(
+        field = self.fields(codes)
+        shapes = extract_mise_batch(
             field,
+            len(codes),
             coarse_resolution=self.coarse_resolution,
             upsampling_steps=self.upsampling_steps,
             bounds=self.bounds,
             device=self.device,
         )
-        if self.refinement_steps and not shape.is_empty:
-            shape = refine_vertices(shape, field, generator, num_steps=self.refinement_steps)
-        return shape
+        if self.refinement_steps:
+            generators = object_generators(batch, len(codes))
+            shapes = refine_vertices_batch(
+                shapes, field, generators, num_steps=self.refinement_steps, device=self.device
+            )
+        return shapes
+
+    def field(self, code: Tensor) -> Field:
+        """The level minus the logit, for one object's (1, C) code."""
+        return field_of(self.fields(code))
+
+    def fields(self, codes: Tensor) -> ObjectsField:
+        """The level minus the logit, for the (B, C) codes of several objects."""
+        # a copy: what inference mode made would take no part in the gradients of a refinement
+        with torch.inference_mode(False):
+            codes = codes.clone()
+        return lambda points, objects: self.level - map_groups(self.decoder, points, objects, codes)
 
 
 def _num_objects(batch: ObjectBatch) -> int:

@@ -1,12 +1,15 @@
 """One-to-one assignments between point sets of equal size: exact by SciPy, or near the optimum by an auction.
 
 The auction is that of Bertsekas (Annals of Operations Research 14, 1988) with epsilon-scaling: every point of x in turn
-bids for the point of y that is cheapest to it, and raises its price until the second cheapest is as good. It runs on
-the CPU, wherever the points are, and objects of a batch are shared out to threads.
+bids for the point of y that is cheapest to it, and raises its price until the second cheapest is as good. Objects of a
+batch are shared out to threads on the CPU; on CUDA each has a program of :mod:`ops.assignment_triton`. Other devices
+hand their points to the CPU, as the exact assignment always does.
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ from numba import njit
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
+
+logger = logging.getLogger("bottega")
 
 CANDIDATES = 12  # cheapest targets that a point remembers, so that few bids look at all of them
 SCALING = 5.0  # between the bid increments of successive rounds
@@ -43,7 +48,8 @@ def auction_assignment(x: Tensor, y: Tensor, epsilon: float = 0.01, *, squared: 
 
     The bound is certified for each object: bids become finer until the sum is within it of the dual value, which no
     bijection can undercut. Where the least sum is zero or nearly so, the result is within 1e-12 N of the largest
-    distance instead. The result does not depend on the number of threads.
+    distance instead. The result does not depend on the number of threads. On CUDA it is another one within the bound,
+    up to the rounding of distances in the points' dtype.
 
     Args:
         x: (B, N, 3).
@@ -59,10 +65,25 @@ def auction_assignment(x: Tensor, y: Tensor, epsilon: float = 0.01, *, squared: 
     """
     if not epsilon > 0:
         raise ValueError(f"epsilon: {epsilon}, expected a positive share; exact_assignment has none")
+    if x.device.type == "cuda" and (auction := _parallel_auction()) is not None:
+        _check(x, y)
+        # half precision has three digits, fewer than a distance between neighbours needs
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        return auction(x.to(dtype), y.to(dtype), epsilon, squared=squared, scaling=SCALING, floor=FLOOR)
     return _assign_each(lambda a, b: _auction(a, np.ascontiguousarray(b.T), squared, epsilon), x, y)
 
 
-def _assign_each(assign: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Tensor, y: Tensor) -> Tensor:
+@lru_cache  # one line in the log
+def _parallel_auction() -> Callable[..., Tensor] | None:
+    try:
+        from ops.assignment_triton import parallel_auction
+    except ImportError as error:
+        logger.warning("Assignments: triton, without which they are made on the CPU, cannot be imported: %s", error)
+        return None
+    return parallel_auction
+
+
+def _check(x: Tensor, y: Tensor) -> None:
     if x.ndim != 3 or x.shape != y.shape or x.shape[2] != 3 or x.shape[1] == 0:
         raise ValueError(
             f"x and y have shapes {tuple(x.shape)} and {tuple(y.shape)}, expected (B, N, 3), the same, and N at least "
@@ -73,6 +94,10 @@ def _assign_each(assign: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Tens
             raise ValueError(
                 f"{name}: expected finite coordinates, found {int((~torch.isfinite(points)).sum())} others"
             )
+
+
+def _assign_each(assign: Callable[[np.ndarray, np.ndarray], np.ndarray], x: Tensor, y: Tensor) -> Tensor:
+    _check(x, y)
     pairs = [points.detach().double().cpu().contiguous().numpy() for points in (x, y)]
     num_threads = min(torch.get_num_threads(), len(x))
     if num_threads <= 1:
