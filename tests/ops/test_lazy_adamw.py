@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from main import main
 from ops import lazy_adamw_history
 from ops.hash_grid.grid import HashGrid
 from ops.lazy_adamw import LazyAdamW
-from tests.small_runs import assert_equal_weights, saved, small_place
+from tests.small_runs import saved, small_place
+from tests.toy_run import differing, state
 
 TINY = {"num_levels": 3, "features_per_level": 2, "log2_table_size": 8, "base_resolution": 4, "finest_resolution": 16}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -48,8 +50,9 @@ def _train(pairs: list[list], steps: range, lr: Callable[[int], float] = lambda 
 
 
 def _assert_close(found: Tensor, expected: Tensor) -> None:
-    tolerance = TOLERANCE[expected.dtype] * float(expected.abs().max().clamp(min=1e-30))
-    torch.testing.assert_close(found, expected, rtol=0, atol=max(tolerance, TOLERANCE[expected.dtype] * 1e-2))
+    expected = expected.detach()
+    tolerance = TOLERANCE[expected.dtype] * expected.abs().max().item()
+    torch.testing.assert_close(found.detach(), expected, rtol=0, atol=max(tolerance, TOLERANCE[expected.dtype] * 1e-2))
 
 
 def _assert_same_state(lazy: list, dense: list) -> None:
@@ -66,18 +69,16 @@ def _uneven(i: int) -> float:
     return 1e-2 * (i % 7) / 3 if i < 200 else 1e-3 * (1 + i % 2)
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
-@pytest.mark.parametrize("eps", [1e-15, 1e-8, 1e-4])
+@pytest.mark.parametrize(("eps", "weight_decay"), [(1e-15, 0.0), (1e-8, 1e-2), (1e-4, 1e-2)])
 @pytest.mark.parametrize(
     ("dtype", "backend"), [(torch.float64, "numba"), (torch.float32, "numba"), (torch.float64, "reference")]
 )
 def test_equals_dense_adamw(dtype: torch.dtype, backend: str, eps: float, weight_decay: float) -> None:
-    steps = 60 if backend == "reference" else 400
+    steps = 40 if backend == "reference" else 260
     lazy, dense = _pair(dtype, backend, eps=eps, weight_decay=weight_decay)
-    never = torch.ones(len(lazy[0].table), dtype=torch.bool)
     start = lazy[0].table.detach().clone()
     _train([lazy, dense], range(steps), _uneven)
-    if steps == 400:
+    if steps > 200:
         missed = lazy[1]._rows[lazy[0].table].stamps >> 1
         assert steps - int(missed[missed > 0].min()) > 200  # rows that have waited for longer than momentum lasts
     _assert_same_state(lazy, dense)
@@ -92,14 +93,14 @@ def test_equals_dense_adamw(dtype: torch.dtype, backend: str, eps: float, weight
 @pytest.mark.parametrize("betas", [(0.9, 0.99), (0.5, 0.9), (0.95, 0.999)])
 def test_equals_dense_adamw_at_other_betas(betas: tuple[float, float]) -> None:
     lazy, dense = _pair(betas=betas, eps=1e-6)
-    _train([lazy, dense], range(150))
+    _train([lazy, dense], range(80))
     _assert_same_state(lazy, dense)
 
 
 def test_equals_dense_adamw_where_all_rows_are_read() -> None:
     lazy, dense = _pair()
-    points = torch.rand(4000, 3, dtype=torch.float64) * 2 - 1
-    for _ in range(20):
+    points = torch.rand(2000, 3, dtype=torch.float64) * 2 - 1
+    for _ in range(10):
         for grid, optimizer in (lazy, dense):
             optimizer.zero_grad()
             grid(points).square().sum().backward()
@@ -108,11 +109,11 @@ def test_equals_dense_adamw_where_all_rows_are_read() -> None:
 
 
 def test_a_history_that_is_full_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lazy_adamw_history, "CAPACITY", 400)
-    monkeypatch.setattr(lazy_adamw_history, "_SMALLEST_DECAY", 0.5)
+    monkeypatch.setattr(lazy_adamw_history, "CAPACITY", 380)
+    monkeypatch.setattr(lazy_adamw_history, "_SMALLEST_DECAY", 0.8)
     lazy, dense = _pair(weight_decay=0.5)
-    _train([lazy, dense], range(500))
-    assert lazy[1]._rows[lazy[0].table].history.steps < 400
+    _train([lazy, dense], range(120))
+    assert lazy[1]._rows[lazy[0].table].history.steps < 60
     _assert_same_state(lazy, dense)
 
 
@@ -126,13 +127,12 @@ def test_settings_may_change_on_the_way() -> None:
 
 
 def test_expansions_and_sums_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    # as above, were it not that this says that both are taken
     tables = []
     for tolerance in (0.0, 1e-16):
         torch.manual_seed(0)
         lazy, dense = _pair(eps=1e-8)
         lazy[1]._rows[lazy[0].table].history.tolerance = tolerance
-        _train([lazy, dense], range(200))
+        _train([lazy, dense], range(80))
         lazy[1].flush()
         tables.append(lazy[0].table.detach())
     assert not torch.equal(*tables)
@@ -149,7 +149,7 @@ def test_readers_see_what_the_dense_optimizer_has_made() -> None:
     _train([lazy, dense], range(40, 80))
     for read in (lambda grid: grid.state_dict()["table"], lambda grid: copy.deepcopy(grid).table):
         _assert_close(read(lazy[0]), read(dense[0]))
-        _train([lazy, dense], range(80, 90))
+        _train([lazy, dense], range(80, 85))
 
 
 def test_a_copy_of_a_grid_has_a_life_of_its_own() -> None:
@@ -221,7 +221,7 @@ def test_a_network_trains_as_with_the_dense_optimizer() -> None:
         grid, network = HashGrid(**TINY, bound=1.0).double(), nn.Sequential(nn.Linear(6, 16), nn.Softplus()).double()
         optimizer = make([*network.parameters(), *grid.parameters()], lr=1e-2, fused=True)
         of_run = []
-        for i in range(200):
+        for i in range(100):
             points = torch.rand(8, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64) * 2 - 1
             loss = (network(grid(points)).mean(dim=1) - points.norm(dim=1)).square().mean()
             optimizer.zero_grad()
@@ -244,20 +244,22 @@ def test_states_go_from_one_optimizer_to_the_other_and_back() -> None:
     _assert_same_state(lazy, dense)
 
 
-def test_a_fit_that_is_resumed_ends_as_the_straight_one(tmp_path, monkeypatch) -> None:
+def test_a_fit_that_is_resumed_ends_as_the_straight_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_place(tmp_path)
     config = yaml.safe_load((tmp_path / "small.yaml").read_text())
     settings = {"lr": 1e-2, "weight_decay": 1e-2}
     config["model"]["init_args"]["optimizer"] = {"class_path": "ops.lazy_adamw.LazyAdamW", "init_args": settings}
-    checkpoint = {"class_path": "callbacks.checkpoint.Checkpoint", "init_args": {"every_n_train_steps": 5}}
-    config["trainer"] |= {"callbacks": [checkpoint], "limit_val_batches": 0}
+    often = {"every_n_train_steps": 5, "keep_all": True}
+    checkpoint = {"class_path": "callbacks.checkpoint.Checkpoint", "init_args": often}
+    config["trainer"] |= {"callbacks": [checkpoint], "max_steps": 10, "limit_val_batches": 0}
     (tmp_path / "lazy.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
-    arguments = ["fit", "--config", "lazy.yaml", "--model.init_args.max_steps", "15"]
-    arguments = ["fit", "--config", "lazy.yaml"]
-    main([*arguments, "--trainer.max_steps", "15"])
-    straight = tmp_path / "runs/lazy/version_0/checkpoints/last.ckpt"
-    assert saved(straight)["global_step"] == 15
+    main(["fit", "--config", "lazy.yaml"])
+    straight = tmp_path / "runs/lazy/version_0/checkpoints"
+    main(["fit", "--config", "lazy.yaml", "--ckpt_path", str(straight / "step5.ckpt")])
+    resumed = tmp_path / "runs/lazy/version_1/checkpoints/last.ckpt"
+    assert saved(resumed)["global_step"] == 10
+    assert differing(state(resumed), state(straight / "last.ckpt")) == []
 
 
 def test_what_cannot_be_kept_up_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
