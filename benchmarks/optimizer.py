@@ -4,10 +4,10 @@
     python benchmarks/optimizer.py --device cuda --rows 16 19 22 25 --features 8
     python benchmarks/optimizer.py --rows 14 --features 2 --shares 0.01 1 --repeats 2
 
-A step is all that depends on the table's size: the rows that points read are brought up to date, and the optimizer steps.
-The points of every step are new, so that a row waits for about one over the share of steps before it is read again. The
-encoding and its gradient, the same on all sides, are left out: every row that was read has the gradient that it would
-have. ``torch.optim.AdamW`` as fused and as foreach is what is compared; all take turns within one run.
+A step is all that depends on the table's size: the rows that points read are brought up to date, and the optimizer
+steps. The points of every step are new, so that a row waits for about one over the share of steps before it is read
+again. The encoding and its gradient, the same on all sides, are left out: rows that are read have a gradient.
+``torch.optim.AdamW`` as fused and as foreach is what is compared; all take turns within one run.
 
 Bytes are counted, not measured: the dense optimizer reads weight, gradient and two moments and writes all but the
 gradient; the lazy one reads three and writes three of every row that is behind, and then steps on those that were read.
@@ -76,6 +76,7 @@ class Side:
         before = milliseconds(lambda: rows.prepare(points, 1), self.device) if rows is not None else 0.0
         if rows is not None:
             # as the backward pass would: rows that are read, and no others, have a gradient
+            self.table.grad.zero_()
             self.table.grad[rows.listed[: int(rows.counts[0])].long()] = 1e-4
         return before, milliseconds(self.optimizer.step, self.device)
 
@@ -104,7 +105,7 @@ def compare(log2_rows: int, features: int, shares: list[float], device: str, rep
             was_read = rows.stamps == 2 * rows.history.steps
             was_behind = was_read & (stamps < 2 * (rows.history.steps - 1))
             read.append(was_read.float().mean().item())
-            moved.append((6 * was_behind.float().mean().item() + 8 * read[-1]) * megabyte)
+            moved.append((6 * was_behind.float().mean().item() + 7 * read[-1]) * megabyte)
         ready, lazy = (statistics.median(values) for values in zip(*times["lazy"], strict=True))
         fused, foreach = (statistics.median(step for _, step in times[name]) for name in ("fused", "foreach"))
         total = ready + lazy
@@ -128,9 +129,7 @@ def main() -> None:
     print(f"{machine(arguments.device)}, median of {arguments.repeats}")
     for features in arguments.features:
         for log2_rows in arguments.rows:
-            compare(
-                log2_rows, features, arguments.shares, arguments.device, arguments.repeats, arguments.warm_up
-            )
+            compare(log2_rows, features, arguments.shares, arguments.device, arguments.repeats, arguments.warm_up)
 
 
 if __name__ == "__main__":

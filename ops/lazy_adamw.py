@@ -1,9 +1,8 @@
 """AdamW that touches only those rows of a hash grid's table that a step reads, and yet equals the dense one.
 
-Without a gradient a row of ``torch.optim.AdamW`` still moves: its moments shrink, its weights decay, and what is left of
-its momentum carries it on. Here a row is left alone until it is read; then all the steps that it missed are made up for
-at once, so that whoever reads a row through its grid sees what the dense optimizer would have made of it, to rounding.
-See :mod:`ops.lazy_adamw_rows` for how.
+Without a gradient a row of ``torch.optim.AdamW`` still moves: its moments shrink, its weights decay, and what is left
+of its momentum carries it on. Here a row is left alone until it is read; then all that it missed is made up for at once, so
+that whoever reads a row through its grid sees what the dense optimizer would have made of it, to rounding. See :mod:`ops.lazy_adamw_rows` for how.
 
 A table is known by the layout that :class:`ops.hash_grid.grid.HashGrid` writes on it; all other parameters are AdamW's.
 State and its names are those of AdamW, so that checkpoints go from one to the other and back.
@@ -23,7 +22,7 @@ class LazyAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter, arXiv:1711.05101) whose hash tables are brought up to date where they are read.
 
     A table must be read through its grid alone, or after :meth:`flush`; ``state_dict`` of grid and optimizer, and
-    copies of the grid, do that by themselves. After a step the table's ``grad`` is zero.
+    copies of the grid, do that by themselves.
 
     Args:
         params: parameters, or groups of them.
@@ -104,22 +103,20 @@ class LazyAdamW(torch.optim.AdamW):
 def _check(group: dict[str, Any]) -> None:
     if group["amsgrad"] or group["maximize"]:
         raise ValueError(
-            "LazyAdamW: amsgrad or maximize is set in the state that was loaded, and has no lazy form; set optimizer to "
-            "torch.optim.AdamW"
+            "LazyAdamW: amsgrad or maximize is set in the state that was loaded, and has no lazy form; set optimizer "
+            "to torch.optim.AdamW"
         )
     lr, weight_decay = float(group["lr"]), group["weight_decay"]
     if group["eps"] <= 0:
         raise ValueError(f"LazyAdamW: eps is {group['eps']}, expected a positive number; 1e-15 is as good as none")
     if lr * weight_decay >= 1:
         raise ValueError(
-            f"LazyAdamW: lr {lr} times weight_decay {weight_decay} is {lr * weight_decay}, expected less than 1; a step "
-            "would take all of a weight away"
+            f"LazyAdamW: lr {lr} times weight_decay {weight_decay} is {lr * weight_decay}, expected less than 1; a "
+            "step would take all of a weight away"
         )
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        if torch.distributed.get_world_size() > 1:
-            raise ValueError(
-                f"LazyAdamW: {torch.distributed.get_world_size()} processes train together, and it knows only the rows "
-                "that its own has read; set optimizer to torch.optim.AdamW, or train in one process"
-            )
-
-
+    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if is_distributed and (num_processes := torch.distributed.get_world_size()) > 1:
+        raise ValueError(
+            f"LazyAdamW: {num_processes} processes train together, and it knows only the rows that its own has read; "
+            "set optimizer to torch.optim.AdamW, or train in one process"
+        )

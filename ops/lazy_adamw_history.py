@@ -139,7 +139,7 @@ def _central_moment(raw: np.ndarray, n: int) -> np.ndarray:
 def _num_terms(betas: tuple[float, float], tolerance: float) -> int:
     beta1, beta2 = betas
     q = beta1 / math.sqrt(beta2)
-    if 0 < beta1 and q < 1:
+    if beta1 > 0 and q < 1:
         longest = (1 - beta1) / math.sqrt((1 - beta2) * (1 - q**2))
         num_terms = math.ceil(math.log(tolerance * (1 - q) / longest) / math.log(q))
         if num_terms <= CAPACITY:

@@ -14,6 +14,7 @@ from ops.lazy_adamw_rows import LazyRows
 from ops.threads import for_ranges, in_parallel
 
 _BATCH = 256  # points, as many as _new_batch has room for
+_ROWS = 64  # gathered at a time; more would be in each other's way in the first cache
 _MIN_ROWS = 4096  # fewer are not worth waking a thread for
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
@@ -32,6 +33,8 @@ def prepare(rows: LazyRows, points: Tensor, active_levels: int, will_learn: bool
             of_level = listed[offset : layout.offsets[level + 1]]
             place = levels[level], scales[level], cube
             stop = _mark(points.numpy(), *place, arrays[0], of_level, start, now, will_learn)
+            # in the order of memory, where a row's neighbours, and its page, are the next row's
+            of_level[start:stop].sort()
             replay(of_level[start:stop], *arrays, *numbers, will_learn)
             counts[level] = stop if will_learn else start
 
@@ -44,6 +47,7 @@ def step(rows: LazyRows, grad: Tensor, step: Step) -> None:
     numbers = np.array(step, arrays[1].dtype)
     for offset, count in zip(rows.layout.offsets, rows.counts.tolist(), strict=False):
         of_level = rows.listed[offset : offset + count].numpy()
+        of_level.sort()
         for_ranges(
             count,
             _MIN_ROWS,
@@ -81,7 +85,7 @@ def _dealt_out(num_levels: int) -> list[list[int]]:
 def _mark(points, level, scale, cube, stamps, listed, count, now, will_learn):
     """Append the level's rows that the points read, and that are behind or will learn, to the list; its new length."""
     batch = _new_batch(cube.dtype)
-    rows, offset, resolution = batch[4], level[1], level[0]
+    rows, offset = batch[4], level[1]
     for first in range(0, len(points), _BATCH):
         number = min(_BATCH, len(points) - first)
         _load(points, first, number, cube, batch)
@@ -98,35 +102,83 @@ def _mark(points, level, scale, cube, stamps, listed, count, now, will_learn):
 
 
 @lru_cache
+def _movers(features: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Functions that copy rows of a table into columns of an array, and back.
+
+    One table after the other: tables often begin at the same place of a page, and processors take the same place of
+    different pages for the same memory at first, so that alternating between them took ten times as long.
+    """
+
+    @njit(**_OPTIONS)
+    def take(table, rows, number, columns):
+        for n in range(number):
+            row = np.uint32(rows[n])
+            for f in range(features):
+                columns[f, n] = table[row, f]
+
+    @njit(**_OPTIONS)
+    def put(columns, rows, number, table):
+        for n in range(number):
+            row = np.uint32(rows[n])
+            for f in range(features):
+                table[row, f] = columns[f, n]
+
+    return take, put
+
+
+@lru_cache
 def _replay_kernel(features: int) -> Callable[..., None]:
     """Kernel that brings the rows up to date, and keeps or deletes the mark of being listed."""
+    take, put = _movers(features)
 
     @njit(**_OPTIONS)
     def replay(listed, stamps, weights, first, second, values, powers, now, num_terms, tolerance, keeps_mark):
         real = weights.dtype.type
-        one, limit = real(1), real(tolerance)
-        for index in range(len(listed)):
-            row = listed[index]
-            stamp = stamps[row]
-            before = stamp >> 1
-            stamps[row] = 2 * now + (stamp & 1 if keeps_mark else 0)
-            if before == now:
-                continue
-            missed, history = now - before, values[before]
-            decay, mean = values[now, 0] / history[0], history[4]
+        one, limit, decay = real(1), real(tolerance), values[now, 0]
+        behind, steps = np.empty(_ROWS, np.uint32), np.empty(_ROWS, np.int64)
+        history, power = np.empty((values.shape[1], _ROWS), values.dtype), np.empty((2, _ROWS), values.dtype)
+        weight, m, v, total, rough = np.empty((5, features, _ROWS), weights.dtype)
+        for start in range(0, len(listed), _ROWS):
+            number = 0
+            for row in listed[start : start + _ROWS]:
+                stamp = stamps[row]
+                stamps[row] = 2 * now + (stamp & 1 if keeps_mark else 0)
+                if stamp >> 1 < now:
+                    behind[number], steps[number] = row, stamp >> 1
+                    number += 1
+            for n in range(number):
+                before = steps[n]
+                for column in range(len(history)):
+                    history[column, n] = values[before, column]
+                power[0, n], power[1, n] = powers[now - before, 0], powers[now - before, 1]
+            take(weights, behind, number, weight)
+            take(first, behind, number, m)
+            take(second, behind, number, v)
+            decays, _, _, sums, mean, second_moment, third, fourth, remainder = history
+            most = real(0)
             for f in range(features):
-                weight, m, v = weights[row, f], first[row, f], second[row, f]
-                root = np.sqrt(v)
-                inverse = one / (root + mean)
-                r = mean * inverse
-                square = r * r
-                series = one + square * (history[5] - r * (history[6] - r * history[7]))
-                total = history[3] * inverse * series
-                if (history[8] * square * square * r > limit) & (m != 0):
-                    total = _added_up(root, before, min(missed, num_terms), values, powers)
-                weights[row, f] = decay * weight - values[now, 0] * m * total
-                first[row, f] = m * powers[missed, 0]
-                second[row, f] = v * powers[missed, 1]
+                for n in range(number):
+                    inverse = one / (np.sqrt(v[f, n]) + mean[n])
+                    r = mean[n] * inverse
+                    square = r * r
+                    series = one + square * (second_moment[n] - r * (third[n] - r * fourth[n]))
+                    total[f, n] = sums[n] * inverse * series
+                    rough[f, n] = remainder[n] * square * square * r if m[f, n] != 0 else real(0)
+                    most = max(most, rough[f, n])
+            if most > limit:
+                for f in range(features):
+                    for n in range(number):
+                        if rough[f, n] > limit:
+                            terms = min(now - steps[n], num_terms)
+                            total[f, n] = _added_up(np.sqrt(v[f, n]), steps[n], terms, values, powers)
+            for f in range(features):
+                for n in range(number):
+                    weight[f, n] = decay / decays[n] * weight[f, n] - decay * m[f, n] * total[f, n]
+                    m[f, n] *= power[0, n]
+                    v[f, n] *= power[1, n]
+            put(weight, behind, number, weights)
+            put(m, behind, number, first)
+            put(v, behind, number, second)
 
     return replay
 
@@ -142,20 +194,30 @@ def _added_up(root, before, num_terms, values, powers):
 
 @lru_cache
 def _step_kernel(features: int) -> Callable[..., None]:
-    """Kernel that takes AdamW's step on listed rows, unmarks them, and sets their gradient to zero."""
+    """Kernel that takes AdamW's step on listed rows, and unmarks them."""
+
+    take, put = _movers(features)
 
     @njit(**_OPTIONS)
     def step(listed, stamps, weights, first, second, grad, numbers, now):
         decay, one_minus_beta1, beta2, one_minus_beta2, rate, root, eps = numbers
-        for index in range(len(listed)):
-            row = listed[index]
-            stamps[row] = 2 * now
+        weight, m, v, gradient = np.empty((4, features, _ROWS), weights.dtype)
+        for start in range(0, len(listed), _ROWS):
+            rows = listed[start : start + _ROWS]
+            number = len(rows)
+            take(weights, rows, number, weight)
+            take(first, rows, number, m)
+            take(second, rows, number, v)
+            take(grad, rows, number, gradient)
             for f in range(features):
-                gradient = grad[row, f]
-                grad[row, f] = 0
-                m = first[row, f] + one_minus_beta1 * (gradient - first[row, f])
-                v = beta2 * second[row, f] + one_minus_beta2 * gradient * gradient
-                first[row, f], second[row, f] = m, v
-                weights[row, f] = decay * weights[row, f] - rate * m / (np.sqrt(v) / root + eps)
+                for n in range(number):
+                    m[f, n] += one_minus_beta1 * (gradient[f, n] - m[f, n])
+                    v[f, n] = beta2 * v[f, n] + one_minus_beta2 * gradient[f, n] * gradient[f, n]
+                    weight[f, n] = decay * weight[f, n] - rate * m[f, n] / (np.sqrt(v[f, n]) / root + eps)
+            put(weight, rows, number, weights)
+            put(m, rows, number, first)
+            put(v, rows, number, second)
+            for n in range(number):
+                stamps[np.uint32(rows[n])] = 2 * now
 
     return step

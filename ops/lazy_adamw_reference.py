@@ -30,7 +30,6 @@ def step(rows: LazyRows, grad: Tensor, step: Step) -> None:
     weights = (rows.weights[listed] * step.decay).addcdiv_(first, denominator, value=-step.rate)
     _write(rows, listed, weights, first, second)
     rows.stamps[listed] = 2 * rows.history.steps
-    grad[listed] = 0
 
 
 def replay_all(rows: LazyRows) -> None:

@@ -36,7 +36,7 @@ class RowKernels(Protocol):
         """Bring the rows up to date that (N, 3) points read; list them for the next step if they will learn."""
 
     def step(self, rows: "LazyRows", grad: Tensor, step: Step) -> None:
-        """Take the step on listed rows, strike them off the list, and set their gradient to zero."""
+        """Take the step on listed rows, and strike them off the list."""
 
     def replay_all(self, rows: "LazyRows") -> None:
         """Bring all rows up to date."""
@@ -52,7 +52,7 @@ class LazyRows:
         backend: as the grid's.
 
     Attributes:
-        stamps: (E,) int32, of each row twice the step of the history at which it was up to date; plus 1 if it is listed.
+        stamps: (E,) int32, of each row twice the step of the history at which it was up to date; plus 1 where listed.
         listed: (E,) int32, for each level, from the number of its first row on: rows that the next step changes.
         counts: (L,) int32, how many these are.
     """
@@ -101,8 +101,8 @@ class LazyRows:
         """
         if self.table.lazy_rows is not self:
             raise ValueError(
-                "LazyAdamW: another one was made of the same hash table, and only the newest knows which rows are read; "
-                "use that, or make no second"
+                "LazyAdamW: another one was made of the same hash table, and only the newest knows which rows are "
+                "read; use that, or make no second"
             )
         if self.history.is_over or (self.history.betas, self.history.eps) != (group["betas"], group["eps"]):
             self.flush()
@@ -138,8 +138,8 @@ class LazyRows:
         unread = ((self.stamps & 1) == 0) & (grad != 0).any(dim=1)
         if unread.any():
             raise ValueError(
-                f"LazyAdamW: {int(unread.sum())} rows of the hash table have a gradient, but its grid did not read them "
-                "since the last step; read the table through its grid alone, or set optimizer to torch.optim.AdamW"
+                f"LazyAdamW: {int(unread.sum())} rows of the hash table have a gradient, but its grid did not read "
+                "them since the last step; read the table through its grid alone, or set optimizer to torch.optim.AdamW"
             )
 
     @property

@@ -214,5 +214,4 @@ def _step_kernel(
         tl.store(weights_ptr + element, weight, mask=mask)
         tl.store(first_ptr + element, m, mask=mask)
         tl.store(second_ptr + element, v, mask=mask)
-        tl.store(grad_ptr + element, tl.zeros_like(gradient), mask=mask)
         tl.store(stamps_ptr + row, tl.zeros_like(row) + 2 * now, mask=index < stop)

@@ -109,7 +109,7 @@ def test_equals_dense_adamw_where_all_rows_are_read() -> None:
 
 
 def test_a_history_that_is_full_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lazy_adamw_history, "CAPACITY", 380)
+    monkeypatch.setattr(lazy_adamw_history, "CAPACITY", 420)
     monkeypatch.setattr(lazy_adamw_history, "_SMALLEST_DECAY", 0.8)
     lazy, dense = _pair(weight_decay=0.5)
     _train([lazy, dense], range(120))
