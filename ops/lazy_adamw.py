@@ -1,8 +1,9 @@
 """AdamW that touches only those rows of a hash grid's table that a step reads, and yet equals the dense one.
 
 Without a gradient a row of ``torch.optim.AdamW`` still moves: its moments shrink, its weights decay, and what is left
-of its momentum carries it on. Here a row is left alone until it is read; then all that it missed is made up for at once, so
-that whoever reads a row through its grid sees what the dense optimizer would have made of it, to rounding. See :mod:`ops.lazy_adamw_rows` for how.
+of its momentum carries it on. Here a row is left alone until it is read; then all that it missed is made up for at
+once, so that whoever reads a row through its grid sees what the dense optimizer would have made of it, to rounding.
+:mod:`ops.lazy_adamw_rows` says how.
 
 A table is known by the layout that :class:`ops.hash_grid.grid.HashGrid` writes on it; all other parameters are AdamW's.
 State and its names are those of AdamW, so that checkpoints go from one to the other and back.
