@@ -3,6 +3,8 @@
 ``reference`` is plain PyTorch and the definition; ``numba`` is for CPU tensors, ``triton`` for CUDA tensors.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,7 @@ class HashGrid(nn.Module):
         )
         # arXiv:2201.05989, Sec. 4: near zero, so that the networks decide at first, yet not all alike
         self.table = nn.Parameter(torch.empty(self.layout.num_entries, features_per_level).uniform_(-1e-4, 1e-4))
+        self.table.grid_layout = self.layout  # by which ops.lazy_adamw knows the table
 
     @property
     def num_output_features(self) -> int:
@@ -76,6 +79,7 @@ class HashGrid(nn.Module):
         """
         active_levels = self._checked_levels(points, active_levels)
         flat = points.reshape(-1, 3).contiguous()
+        self._bring_up_to_date(flat, active_levels)
         kernels = choose_kernels(self.backend, self.table.device, self.table.dtype)
         if kernels is None:
             features = reference.encode(flat, self.table, self.layout, active_levels)
@@ -101,6 +105,7 @@ class HashGrid(nn.Module):
         """
         active_levels = self._checked_levels(points, active_levels)
         flat = points.reshape(-1, 3).contiguous()
+        self._bring_up_to_date(flat, active_levels)
         kernels = choose_kernels(self.backend, self.table.device, self.table.dtype)
         if kernels is None:
             features, jacobian = reference.encode_with_jacobian(flat, self.table, self.layout, active_levels)
@@ -119,6 +124,31 @@ class HashGrid(nn.Module):
             f"resolutions={resolutions[0]}..{resolutions[-1]}, entries={self.layout.num_entries}, "
             f"bound={self.layout.bound}, backend={self.backend}"
         )
+
+    def _bring_up_to_date(self, flat: Tensor, active_levels: int) -> None:
+        """Before a look-up at (N, 3) points: an optimizer may have left rows behind that nobody read."""
+        if (rows := getattr(self.table, "lazy_rows", None)) is not None:
+            rows.prepare(flat, active_levels)
+
+    def _flush(self) -> None:
+        if (rows := getattr(self.table, "lazy_rows", None)) is not None:
+            rows.flush()
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._flush()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._flush()  # or rows left behind would be moved on from where they are put
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._flush()
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.table.grid_layout = self.layout
 
     def _checked_levels(self, points: Tensor, active_levels: int | None) -> int:
         """The number of levels to look up, once everything fits."""
