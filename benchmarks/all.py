@@ -31,6 +31,11 @@ BENCHMARKS: dict[str, list[str]] = {
     "earth_movers": ["--points", "256", "--repeats", "1"],
     "image_loading": ["--repeats", "2"],
     "point_loading": ["--repeats", "2"],
+    "rendering": ["--cases", "demo", "--repeats", "5"],
+    "ray_loading": ["--rays", "512", "4096", "--sizes", "200", "800", "--workers", "0", "--batches", "50"],
+    "optimizer": ["--rows", "18", "--features", "2", "--shares", "0.01", "0.1", "--repeats", "3"],
+    "shape_steps": ["--methods", "r2n2", "psgn", "--batch_size", "2", "--rounds", "1"],
+    "shape_loading": ["--small", "--methods", "onet", "--workers", "0"],
     "growth.rays": ["--sizes", "64", "256", "1024", "--repeats", "2"],
     "growth.levels": ["--repeats", "2"],
     "growth.table_size": ["--sizes", "4096", "65536", "1048576", "--repeats", "1"],
@@ -46,10 +51,16 @@ BENCHMARKS: dict[str, list[str]] = {
 ON_CUDA: dict[str, list[str]] = {
     "hash_grid": ["--device", "cuda"],
     "neuralangelo_step": ["--preset", "faithful", "--device", "cuda"],
+    "rendering": ["--device", "cuda"],
+    "optimizer": ["--device", "cuda"],
+    "chamfer": ["--device", "cuda"],
+    "earth_movers": ["--device", "cuda", "--batch", "32"],
+    "shape_steps": ["--device", "cuda"],
 }
 """What runs beside it where there is a GPU."""
 
 LEFT_OUT = {
+    "speed_ups": "trains for a minute a row: python benchmarks/speed_ups.py",
     "alternatives": "trains for minutes each: python benchmarks/alternatives.py",
     "supervision": "needs a scan of DTU: python benchmarks/supervision.py --root DTU",
 }

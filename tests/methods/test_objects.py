@@ -4,8 +4,9 @@ import functools
 
 import pytest
 import torch
+from torch import nn
 
-from callbacks.memory_format import ChannelsLast
+from callbacks.memory_format import ChannelsLast, order_weights
 from methods.objects import object_generators
 from ops.nearest import nearest_distances
 from tests.methods.ellipsoids import METHODS, batch_for, ellipsoids, loader, part_of, same, small, trainer
@@ -122,7 +123,12 @@ def test_a_step_in_half_precision_is_near_one_in_full_and_shapes_come_out_of_it(
     assert all(shape.vertices.isfinite().all() for shape in predicted["shapes"])
 
 
-@pytest.mark.parametrize("name", ["r2n2_residual", "onet_image"])
+def test_channels_last_refuses_what_would_corrupt_memory():
+    with pytest.raises(ValueError, match=r"1 x 1 convolution of 4 channels.*fewer than 16"):
+        order_weights(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 16, 1, stride=2)))
+
+
+@pytest.mark.parametrize("name", ["r2n2_residual"])
 def test_channels_last_changes_no_more_than_rounding_and_resumes_bit_for_bit(name, tmp_path):
     batches, callbacks = loader(*[batch_for(name)] * 4), [ChannelsLast()]
     plain, straight, resumed = small(name), small(name), small(name)
