@@ -50,18 +50,21 @@ class SDFNetwork(nn.Module):
 
     def forward(self, points: Tensor, active_levels: int) -> Tensor:
         """(..., 3) points -> (...) signed distances."""
-        return self.sdf(self._hidden(points, active_levels)).squeeze(-1)
+        return self._sdf(self._hidden(points, self.grid(points, active_levels)))
 
     def with_numerical_derivatives(
         self, points: Tensor, active_levels: int, num_taps: int, epsilon: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """sdf (...), gradient (..., 3), Laplacian (...), feature (..., H); centre and taps go through in one call."""
         offsets = tap_offsets(num_taps, epsilon, like=points)
-        stencil = torch.cat([points[..., None, :], points[..., None, :] + offsets], dim=-2)  # (..., 1 + T, 3)
-        hidden = self._hidden(stencil, active_levels)
-        values = self.sdf(hidden).squeeze(-1)  # (..., 1 + T)
-        gradient, laplacian = derivatives_from_taps(values[..., 0], values[..., 1:], epsilon)
-        return values[..., 0], gradient, laplacian, self._feature(hidden[..., 0, :])
+        encoded = self.grid.encode_stencil(points, offsets, active_levels)
+        # apart from here on: to select the centre among hidden units would cost a gradient of zeros for all of them
+        center, taps = encoded.split([1, num_taps], dim=-2)  # (..., 1, A), (..., T, A)
+        hidden = self._hidden(points, center.squeeze(-2))  # (..., H)
+        sdf = self._sdf(hidden)
+        tap_sdf = self._sdf(self._hidden(points[..., None, :] + offsets, taps))  # (..., T)
+        gradient, laplacian = derivatives_from_taps(sdf, tap_sdf, epsilon)
+        return sdf, gradient, laplacian, self._feature(hidden)
 
     def with_analytic_derivatives(self, points: Tensor, active_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same by carrying first and second derivatives forward through the layers; exact inside a cell.
@@ -81,10 +84,15 @@ class SDFNetwork(nn.Module):
         sdf = (value + self.sdf.bias).view(shape)
         return sdf, gradient.view(*shape, 3), laplacian.view(shape), self._feature(hidden.view(*shape, size))
 
-    def _hidden(self, points: Tensor, active_levels: int) -> Tensor:
-        encoded = torch.cat([points, self.grid(points, active_levels)], dim=-1)
+    def _hidden(self, points: Tensor, encoded: Tensor) -> Tensor:
+        """(..., 3) points and their encoding (..., A) -> (..., H)."""
+        rows = torch.cat([points, encoded], dim=-1)
         # sleeping levels have no column in the input, so theirs in the weight are left out too
-        return softplus(F.linear(encoded, self.hidden.weight[:, : encoded.shape[-1]], self.hidden.bias), beta=100)
+        return softplus(F.linear(rows, self.hidden.weight[:, : rows.shape[-1]], self.hidden.bias), beta=100)
+
+    def _sdf(self, hidden: Tensor) -> Tensor:
+        # a matrix-vector product, for its gradient is no matrix product of width 1, which takes BLAS several times as long
+        return hidden @ self.sdf.weight[0] + self.sdf.bias
 
     def _feature(self, hidden: Tensor) -> Tensor:
         return softplus(self.feature(hidden), beta=100)

@@ -71,6 +71,7 @@ class Neuralangelo(Method):
         finest_resolution: the same of the finest level.
         bound: half the edge of the grid's cube; the object fills the unit sphere.
         grid_backend: kernels of the hash grid.
+        grid_precision: of the features that are read; the table itself and its gradient stay in full precision.
         sdf_hidden_size: width of the SDF network and of its feature.
         color_hidden_size: width of the colour network.
         color_layers: its hidden layers.
@@ -132,6 +133,7 @@ class Neuralangelo(Method):
         finest_resolution: int = 2048,
         bound: float = 2.0,
         grid_backend: Literal["auto", "reference", "numba", "triton"] = "auto",
+        grid_precision: Literal["full", "half"] = "full",
         sdf_hidden_size: int = 256,
         color_hidden_size: int = 256,
         color_layers: int = 4,
@@ -181,9 +183,8 @@ class Neuralangelo(Method):
             raise ValueError("appearance_size, exposure: codes need num_images, the most photographs a scene may have")
         if not 0 < mask_floor < 0.5:
             raise ValueError(f"mask_floor is {mask_floor}; expected an opacity between 0 and one half, NeuS's is 1e-3")
-        grid = HashGrid(
-            num_levels, features_per_level, log2_table_size, base_resolution, finest_resolution, bound, grid_backend
-        )
+        sizes = num_levels, features_per_level, log2_table_size, base_resolution, finest_resolution, bound
+        grid = HashGrid(*sizes, grid_backend, grid_precision)
         self.sdf_network = SDFNetwork(grid, sdf_hidden_size, inside_out, initial_radius)
         self.color_network = ColorNetwork(sdf_hidden_size, color_hidden_size, color_layers, appearance_size)
         self.background_network = None

@@ -58,7 +58,9 @@ class Kernels(Protocol):
         """(N, 3) gradient by the points of sum(jacobian * grad_jacobian); within a cell only mixed terms exist."""
 
 
-def encode(points: Tensor, table: Tensor, values: Tensor, layout: GridLayout, active_levels: int, kernels: Kernels) -> Tensor:
+def encode(
+    points: Tensor, table: Tensor, values: Tensor, layout: GridLayout, active_levels: int, kernels: Kernels
+) -> Tensor:
     """Features (N, A) of (N, 3) points, differentiable twice."""
     return _Encode.apply(points, table, values, layout, active_levels, kernels)
 
@@ -119,7 +121,13 @@ class _EncodeStencil(Function):
 class _Encode(Function):
     @staticmethod
     def forward(
-        ctx: Any, points: Tensor, table: Tensor, values: Tensor, layout: GridLayout, active_levels: int, kernels: Kernels
+        ctx: Any,
+        points: Tensor,
+        table: Tensor,
+        values: Tensor,
+        layout: GridLayout,
+        active_levels: int,
+        kernels: Kernels,
     ) -> Tensor:
         ctx.save_for_backward(points, table, values)
         ctx.settings = layout, active_levels, kernels
@@ -142,7 +150,13 @@ class _Encode(Function):
 class _EncodeWithJacobian(Function):
     @staticmethod
     def forward(
-        ctx: Any, points: Tensor, table: Tensor, values: Tensor, layout: GridLayout, active_levels: int, kernels: Kernels
+        ctx: Any,
+        points: Tensor,
+        table: Tensor,
+        values: Tensor,
+        layout: GridLayout,
+        active_levels: int,
+        kernels: Kernels,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(points, table, values)
         ctx.settings = layout, active_levels, kernels

@@ -24,7 +24,9 @@ _POINTS_PER_PROGRAM = 128
 def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int) -> Tensor:
     """Features (N, A); see :class:`ops.hash_grid.autograd.Kernels`."""
     features = points.new_empty(len(points), active_levels * layout.features_per_level)
-    _launch(triton_kernels.encode_kernel, points, (table, features, features), layout, active_levels, WITH_JACOBIAN=False)
+    _launch(
+        triton_kernels.encode_kernel, points, (table, features, features), layout, active_levels, WITH_JACOBIAN=False
+    )
     return features
 
 
@@ -34,7 +36,9 @@ def encode_with_jacobian(
     """Features (N, A) and Jacobian (N, 3, A) in one pass."""
     features = points.new_empty(len(points), active_levels * layout.features_per_level)
     jacobian = points.new_empty(len(points), 3, active_levels * layout.features_per_level)
-    _launch(triton_kernels.encode_kernel, points, (table, features, jacobian), layout, active_levels, WITH_JACOBIAN=True)
+    _launch(
+        triton_kernels.encode_kernel, points, (table, features, jacobian), layout, active_levels, WITH_JACOBIAN=True
+    )
     return features, jacobian
 
 
