@@ -91,7 +91,7 @@ class SDFNetwork(nn.Module):
         return softplus(F.linear(rows, self.hidden.weight[:, : rows.shape[-1]], self.hidden.bias), beta=100)
 
     def _sdf(self, hidden: Tensor) -> Tensor:
-        # a matrix-vector product, for its gradient is no matrix product of width 1, which takes BLAS several times as long
+        # matrix times vector: the gradient of a layer one wide is a matrix product that BLAS is slow at
         return hidden @ self.sdf.weight[0] + self.sdf.bias
 
     def _feature(self, hidden: Tensor) -> Tensor:

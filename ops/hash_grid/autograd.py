@@ -8,7 +8,7 @@ What may be differentiated: features twice, by points and table (so losses of ``
 the table); features with Jacobian once. What is asked beyond that raises, it is never silently zero.
 
 Every function takes the table twice: the one that is learnt, (E, F), which the gradient is of, and the ``values`` that
-kernels read in its place, which are the table itself or its copy in half precision. The gradient is in the points' dtype.
+kernels read in its place, which are the table itself or its copy in half precision. Gradients are in the points' dtype.
 
 Letters: N points, T taps around each, A = active levels times F features of one level, E table entries.
 """
@@ -158,7 +158,7 @@ class _EncodeWithJacobian(Function):
         active_levels: int,
         kernels: Kernels,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(points, table, values)
+        ctx.save_for_backward(points, values)
         ctx.settings = layout, active_levels, kernels
         ctx.set_materialize_grads(False)
         return kernels.encode_with_jacobian(points, values, layout, active_levels)
@@ -166,7 +166,7 @@ class _EncodeWithJacobian(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_features: Tensor | None, grad_jacobian: Tensor | None) -> tuple[Tensor | None, ...]:
-        points, table, values = ctx.saved_tensors
+        points, values = ctx.saved_tensors
         layout, active_levels, kernels = ctx.settings
         grad_points = grad_table = None
         grad_features = None if grad_features is None else grad_features.contiguous()

@@ -1,4 +1,4 @@
-"""What all Triton kernels of the hash grid begin with: the cell of a point on a level, its corners and their weights."""
+"""What all Triton kernels of the hash grid begin with: a point's cell on a level, its corners and their weights."""
 
 import triton
 import triton.language as tl

@@ -60,10 +60,10 @@ def encode_stencil_kernel(
     resolution, offset, mask = load_level(levels_ptr + 3 * level)
     center_x, center_y, center_z = _load_points(points_ptr, n, is_point)
     center = _locate_tap(center_x, center_y, center_z, offsets_ptr, 0, cube_ptr, scale, resolution - 2)
-    shared = ()
+    shared = ()  # joined by plus below, as Triton knows no star
     for corner in tl.static_range(8):
         element = element_of(center[0], center[1], center[2], corner, resolution, offset, mask, F)
-        shared = shared + (tl.load(table_ptr + element[:, None] + f, mask=is_point[:, None], other=0.0),)
+        shared = shared + (tl.load(table_ptr + element[:, None] + f, mask=is_point[:, None], other=0.0),)  # noqa: RUF005
 
     for tap in tl.static_range(1 + T):
         i, j, k, x, y, z = _locate_tap(center_x, center_y, center_z, offsets_ptr, tap, cube_ptr, scale, resolution - 2)
@@ -104,7 +104,7 @@ def scatter_stencil_kernel(
     center = _locate_tap(center_x, center_y, center_z, offsets_ptr, 0, cube_ptr, scale, resolution - 2)
     shared = ()
     for _ in tl.static_range(8):
-        shared = shared + (tl.zeros((BLOCK, F), dtype=center_x.dtype),)
+        shared = shared + (tl.zeros((BLOCK, F), dtype=center_x.dtype),)  # noqa: RUF005
 
     for tap in tl.static_range(1 + T):
         i, j, k, x, y, z = _locate_tap(center_x, center_y, center_z, offsets_ptr, tap, cube_ptr, scale, resolution - 2)
@@ -118,7 +118,7 @@ def scatter_stencil_kernel(
                 element = element_of(i, j, k, corner, resolution, offset, mask, F)
                 tl.atomic_add(grad_table_ptr + element[:, None] + f, part, mask=is_stray, sem="relaxed")
                 part = tl.where(is_stray, 0.0, part)
-            sums = sums + (shared[corner] + part,)
+            sums = sums + (shared[corner] + part,)  # noqa: RUF005
         shared = sums
     for corner in tl.static_range(8):
         element = element_of(center[0], center[1], center[2], corner, resolution, offset, mask, F)

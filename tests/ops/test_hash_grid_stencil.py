@@ -122,7 +122,7 @@ def test_half_precision_copy_follows_optimizer_and_loading(is_fused: bool) -> No
     loaded.load_state_dict(grid.state_dict())
     assert list(grid.state_dict()) == ["table"]
     assert torch.equal(loaded(points), grid(points))
-    assert torch.equal(pickle.loads(pickle.dumps(grid))(points), grid(points))  # noqa: S301
+    assert torch.equal(pickle.loads(pickle.dumps(grid))(points), grid(points))
 
 
 def test_half_precision_copy_is_taken_once_a_step() -> None:
