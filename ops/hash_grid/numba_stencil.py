@@ -1,10 +1,10 @@
 """Compiled loops of the CPU hash grid for points with taps around them, or alone (see ``numba_kernels``).
 
 Taps lie a fraction of a cell from their centre, so most of them share its cell. Its eight corners are fetched once
-and laid out axis by axis, one point beside the other, so that interpolation is arithmetic on vectors of points, for the taps
-too: all of them are first interpolated in their centre's cell, without a branch, and those that left it ("strays") are
-then collected and done again in their own. Backwards the taps' shares of a corner are summed before they are added to
-the table. The arithmetic of one point is that of a point alone, bit for bit.
+and laid out axis by axis, one point beside the other, so that interpolation is arithmetic on vectors of points, for
+the taps too: all of them are first interpolated in their centre's cell, without a branch, and those that left it
+("strays") are then collected and done again in their own. Backwards the taps' shares of a corner are summed before
+they are added to the table. The arithmetic of one point is that of a point alone, bit for bit.
 
 Beside the arguments of all kernels: ``offsets`` (1 + T, 3) from the centre, of which the first is zero.
 """
