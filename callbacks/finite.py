@@ -19,7 +19,7 @@ class Step:
 
     Attributes:
         number: optimizer steps taken when it ended.
-        terms: everything that was logged in it, and its loss.
+        terms: what its loss is made of, or everything that was logged in it, and the loss.
         batch: names and indices of what it was trained on.
     """
 
@@ -50,8 +50,9 @@ class StopAtNonFinite(Callback):
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, Tensor):
             return
-        terms = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
-        terms["the loss"] = loss.detach()
+        logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+        terms = getattr(pl_module, "terms", None) or logged
+        terms = {**terms, "the loss": loss.detach()}
         names = {key: batch[key] for key in ("object_id", "image_index") if isinstance(batch, dict) and key in batch}
         self._steps.append(Step(trainer.global_step, terms, names))
         if self._is_waiting_free(trainer, pl_module) or len(self._steps) >= self.every_n_steps:

@@ -29,7 +29,8 @@ from datamodules.dtu_layouts import (
 )
 from datamodules.normalization import normalization_from_cameras_and_points
 from datamodules.photographs import read_images
-from datamodules.scene import Scene, SceneDataModule, SparsePoints
+from datamodules.scene import Scene, SparsePoints
+from datamodules.scene_module import SceneDataModule
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
 from datamodules.sparse_points import filter_points, read_tracks
 from ops.cameras import decompose_projection

@@ -34,7 +34,8 @@ from datamodules.omniobject3d_video import FILL, read_video, sparse_model
 from datamodules.one_object import Background, posed, scene_of_views
 from datamodules.prepare.meshes import read_mesh
 from datamodules.prepare.omniobject3d import FOLDER, prepare_scans
-from datamodules.scene import Scene, SceneDataModule
+from datamodules.scene import Scene
+from datamodules.scene_module import SceneDataModule
 from datamodules.silhouettes import similarity_to_sphere, sphere_of_masks
 from datamodules.sparse_points import filter_points, read_tracks
 from datamodules.splits import split_of_file

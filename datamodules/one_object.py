@@ -12,7 +12,8 @@ from torch import Tensor
 
 from datamodules.object_source import ObjectSource, Views
 from datamodules.objects import ObjectDataModule
-from datamodules.scene import Scene, SceneDataModule
+from datamodules.scene import Scene
+from datamodules.scene_module import SceneDataModule
 from ops.types import Observation
 
 Background = Literal["black", "white"]

@@ -26,7 +26,8 @@ from datamodules.posed_photographs import (
 )
 from datamodules.prepare.structure_from_motion import FOLDER, Matching, Settings, structure_from_motion
 from datamodules.prepare.triangulate import triangulate
-from datamodules.scene import Scene, SceneDataModule, SparsePoints, split_views
+from datamodules.scene import Scene, SparsePoints
+from datamodules.scene_module import SceneDataModule, split_views
 from datamodules.silhouettes import normalization_from_masks, similarity_to_sphere
 from datamodules.sparse_points import filter_points, read_tracks
 from datamodules.tracks import Tracks, save_tracks

@@ -1,12 +1,15 @@
 """Random rays of one scene, drawn as whole batches.
 
-Batch number b of a rank is a pure function of (seed, rank, b): workers only share out the numbers. So a run resumed at
-batch b continues exactly as a straight one, with any number of workers, and no two ranks draw the same rays.
+A batch is chosen and then gathered. The choice, which pixels of which photographs, is made on the CPU: choice number b
+of a rank is a pure function of (seed, rank, b), and workers only share out the numbers. So a run resumed at batch b
+continues exactly as a straight one, with any number of workers, and no two ranks draw the same rays. Rays, colours and
+masks of these pixels are gathered where the photographs are: in memory, or on the device that trains.
 """
 
+import copy
 import itertools
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -21,8 +24,79 @@ if TYPE_CHECKING:
     from datamodules.scene import Scene
 
 
+class RayChoice(TypedDict, total=False):
+    """What a batch will hold, as indices into what :class:`Photographs` has."""
+
+    image_index: Tensor  # (R,) int64, which photograph
+    pixel_index: Tensor  # (R,) int64, which of its pixels, row by row
+    sparse_index: Tensor  # (P,) int64, which sparse points
+    shown_rows: Tensor  # (I,) int64, which grey photographs; this and the rest for "source_images"
+    reference_row: Tensor  # (R,) int64, see RayBatch
+    source_rows: Tensor  # (R, S) int64, see RayBatch
+
+
+class Photographs:
+    """What batches are gathered from, on one device: photographs as uint8, their cameras, and what is read beside them.
+
+    Args:
+        scene: the photographs and their cameras.
+        reads: see :class:`RayDataset`.
+        sources: the stacks of grey photographs; empty where nobody reads them.
+    """
+
+    def __init__(self, scene: "Scene", reads: Collection[str], sources: dict[str, Tensor]) -> None:
+        self.height, self.width = scene.images.shape[1:3]
+        self.tensors = {
+            "pixels": scene.images.reshape(-1, 3),
+            "intrinsics": scene.intrinsics,
+            "camera_to_world": scene.camera_to_world,
+        }
+        if "ray_masks" in reads:
+            self.tensors["coverage"] = scene.masks.reshape(-1)
+        if "sparse_points" in reads:
+            self.tensors["sparse_points"] = scene.sparse_points.points
+        self.sources = sources
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that all of it takes."""
+        return sum(tensor.nbytes for tensor in (*self.tensors.values(), *self.sources.values()))
+
+    def to(self, device: torch.device | str) -> "Photographs":
+        """A copy on that device; the same tensors where they are there already."""
+        moved = copy.copy(self)
+        moved.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        moved.sources = {name: tensor.to(device) for name, tensor in self.sources.items()}
+        return moved
+
+    def batch(self, choice: RayChoice) -> RayBatch:
+        """Rays, colours and all else of a choice that is on the same device; nothing of it goes to the host."""
+        image_index, pixel_index = choice["image_index"], choice["pixel_index"]
+        flat_index = image_index * (self.height * self.width) + pixel_index
+        centers = torch.stack([pixel_index % self.width, pixel_index // self.width], dim=-1) + 0.5
+        cameras = self.tensors["intrinsics"][image_index], self.tensors["camera_to_world"][image_index]
+        origins, directions = pixel_rays(centers, *cameras)
+        batch = RayBatch(
+            origins=origins,
+            directions=directions,
+            colors=self.tensors["pixels"][flat_index].float() / 255,
+            image_index=image_index,
+        )
+        if "coverage" in self.tensors:
+            batch["ray_masks"] = self.tensors["coverage"][flat_index].float() / 255
+        if "sparse_index" in choice:
+            batch["sparse_points"] = self.tensors["sparse_points"][choice["sparse_index"]]
+        if self.sources:
+            shown, stacks = choice["shown_rows"], self.sources
+            if len(shown) < len(stacks["source_images"]):  # else all of them, and nothing is copied
+                stacks = {name: stack[shown] for name, stack in stacks.items()}
+            rows = RayBatch(reference_row=choice["reference_row"], source_rows=choice["source_rows"])
+            batch |= RayBatch(pixels=centers.float(), **rows, **stacks)
+        return batch
+
+
 class RayDataset(IterableDataset):
-    """An endless stream of RayBatches from the photographs of a scene.
+    """An endless stream of RayBatches from the photographs of a scene, or of the RayChoices that they are made from.
 
     Pixels stay uint8 until they are drawn, and rays are made for drawn pixels only.
 
@@ -40,6 +114,10 @@ class RayDataset(IterableDataset):
         seed: first part of the seed of every batch.
         rank: second part, the process among ``num_ranks`` that train together.
         num_ranks: processes that train together.
+
+    Attributes:
+        photographs: what batches are gathered from, in memory.
+        only_chooses: yields choices, for whoever gathers them on another device.
     """
 
     def __init__(
@@ -65,11 +143,10 @@ class RayDataset(IterableDataset):
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.height, self.width = scene.images.shape[1:3]
         self.image_sizes = scene.image_sizes
-        self.pixels = scene.images.reshape(-1, 3)
-        self.intrinsics, self.camera_to_world = scene.intrinsics, scene.camera_to_world
-        self.coverage = scene.masks.reshape(-1) if "ray_masks" in reads else None
         self.sparse_points = scene.sparse_points if "sparse_points" in reads else None
         self.source_views = SourceViews(scene, views, num_sources) if "source_images" in reads else None
+        self.photographs = Photographs(scene, reads, self.source_views.stacks if self.source_views else {})
+        self.only_chooses = False
         if self.num_foreground:
             self.foreground, self.foreground_offsets = foreground_pixels(scene.masks, mask_margin, scene.image_sizes)
         # shared memory: workers that live on into the next epoch must see where it starts
@@ -79,39 +156,32 @@ class RayDataset(IterableDataset):
         """Let the next iteration begin with this batch number."""
         self._first_batch.fill_(batch)
 
-    def __iter__(self) -> Iterator[RayBatch]:
+    def __iter__(self) -> Iterator[RayBatch | RayChoice]:
         worker = get_worker_info()
         # a DataLoader takes batches from its workers in turn, so worker w of n owns the numbers w, w + n, w + 2n, ...
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for index in itertools.count(int(self._first_batch) + offset, stride):
-            yield self.batch(index)
+            yield self.choice(index) if self.only_chooses else self.batch(index)
 
     def batch(self, index: int) -> RayBatch:
         """Batch number ``index`` of this rank."""
+        return self.photographs.batch(self.choice(index))
+
+    def choice(self, index: int) -> RayChoice:
+        """What batch number ``index`` of this rank is made from."""
         generator = _generator(self.seed, self.rank, index)
         views = self._batch_views(index)
         if views is None:
             image_index = self.views[torch.randint(len(self.views), (self.rays_per_batch,), generator=generator)]
         else:
             image_index = views[torch.arange(self.rays_per_batch) % len(views)]
-        pixel_index = self._draw_pixels(image_index, generator)
-        flat_index = image_index * (self.height * self.width) + pixel_index
-        centers = torch.stack([pixel_index % self.width, pixel_index // self.width], dim=-1) + 0.5
-        origins, directions = pixel_rays(centers, self.intrinsics[image_index], self.camera_to_world[image_index])
-        batch = RayBatch(
-            origins=origins,
-            directions=directions,
-            colors=self.pixels[flat_index].float() / 255,
-            image_index=image_index,
-        )
-        if self.coverage is not None:
-            batch["ray_masks"] = self.coverage[flat_index].float() / 255
+        choice = RayChoice(image_index=image_index, pixel_index=self._draw_pixels(image_index, generator))
         if self.sparse_points is not None:
             seen_in = image_index.unique() if views is None else views.unique()
-            batch["sparse_points"] = self._draw_sparse_points(seen_in, generator)
+            choice["sparse_index"] = self._draw_sparse_points(seen_in, generator)
         if self.source_views is not None:
-            batch.update(self.source_views.of_rays(image_index, centers))
-        return batch
+            choice.update(self.source_views.choice(image_index))
+        return choice
 
     def _batch_views(self, index: int) -> Tensor | None:
         if self.images_per_batch is None:
@@ -144,20 +214,16 @@ class RayDataset(IterableDataset):
         return inside // widths * self.width + inside % widths
 
     def _draw_sparse_points(self, views: Tensor, generator: torch.Generator) -> Tensor:
-        points, offsets, point_index = (
-            self.sparse_points.points,
-            self.sparse_points.view_offsets,
-            self.sparse_points.view_point_index,
-        )
+        offsets, point_index = self.sparse_points.view_offsets, self.sparse_points.view_point_index
         counts = offsets[views + 1] - offsets[views]
         ends = counts.cumsum(0)
         total = int(ends[-1])
         if total <= self.sparse_points_per_batch:
             seen = [point_index[offsets[view] : offsets[view + 1]] for view in views.tolist()]
-            return points[torch.cat(seen).unique()]
+            return torch.cat(seen).unique()
         slots = torch.randint(total, (self.sparse_points_per_batch,), generator=generator)
         which = torch.searchsorted(ends, slots, right=True)
-        return points[point_index[offsets[views[which]] + slots - (ends - counts)[which]]]
+        return point_index[offsets[views[which]] + slots - (ends - counts)[which]]
 
 
 def foreground_pixels(masks: Tensor, margin: int, image_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Which photographs show the same piece of surface as another one does, and what of them a batch of rays carries.
+"""Which photographs show the same piece of surface as another one does, and which of them a batch of rays carries.
 
 Letters: V photographs of the scene; T of them are trained on; S sources of each; I photographs in a batch; R rays.
 """
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ops.cameras import pixel_centers, pixel_rays
 from ops.rays import points_along, unit_sphere_intersection
-from ops.types import RayBatch
 
 if TYPE_CHECKING:
     from datamodules.scene import Scene
@@ -47,26 +46,27 @@ class SourceViews:
         scores = view_scores(scene, views).fill_diagonal_(-1)
         self.sources = scores.topk(min(num_sources, len(views) - 1)).indices  # (T, S) rows
 
-    def of_rays(self, image_index: Tensor, pixels: Tensor) -> RayBatch:
-        """What a batch holds of this.
+    @property
+    def stacks(self) -> dict[str, Tensor]:
+        """All photographs that may be shown and their cameras, by the names that they have in a batch; T of each."""
+        stacks = (self.images, self.sizes, self.intrinsics, self.camera_to_world)
+        names = ("source_images", "source_sizes", "source_intrinsics", "source_camera_to_world")
+        return dict(zip(names, stacks, strict=True))
+
+    def choice(self, image_index: Tensor) -> dict[str, Tensor]:
+        """Which of the stacks a batch shows, ``shown_rows`` (I,), and which of those belong to each ray.
 
         Args:
             image_index: (R,) photographs that the rays come from.
-            pixels: (R, 2) where.
         """
         rows = self.row_of_view[image_index]
         references = rows.unique()
         shown = torch.cat([references, self.sources[references].flatten()]).unique()
-        batch = RayBatch(
-            pixels=pixels.float(),
-            reference_row=torch.searchsorted(shown, rows),
-            source_rows=torch.searchsorted(shown, self.sources[rows]),
-        )
-        stacks = (self.images, self.sizes, self.intrinsics, self.camera_to_world)
-        if len(shown) < len(self.images):  # else all of them, and nothing is copied
-            stacks = tuple(stack[shown] for stack in stacks)
-        names = ("source_images", "source_sizes", "source_intrinsics", "source_camera_to_world")
-        return RayBatch(**batch, **dict(zip(names, stacks, strict=True)))
+        return {
+            "shown_rows": shown,
+            "reference_row": torch.searchsorted(shown, rows),
+            "source_rows": torch.searchsorted(shown, self.sources[rows]),
+        }
 
 
 def view_scores(scene: "Scene", views: list[int]) -> Tensor:

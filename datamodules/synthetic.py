@@ -21,7 +21,8 @@ from datamodules.object_source import ObjectSource
 from datamodules.objects import ObjectDataModule
 from datamodules.packed import PackedObjects, pack
 from datamodules.prepare.neus_layout import write_neus_layout
-from datamodules.scene import Scene, SceneDataModule
+from datamodules.scene import Scene
+from datamodules.scene_module import SceneDataModule
 from datamodules.synthetic_objects import ProceduralObjects
 from ops import analytic_surfaces, cameras, furniture, scenes, solid_kernels, solids, sphere_tracing
 from ops.analytic_surfaces import sample_analytic_surface

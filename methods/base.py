@@ -17,6 +17,7 @@ from ops.types import ObjectBatch, Reconstruction, Renders, Shape
 VERSION: str = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
 """Version of the project; a checkpoint says which one wrote it."""
 MAX_NAMED = 3
+DEFAULT_LOG_EVERY = 50
 
 
 class Method(LightningModule):
@@ -33,6 +34,8 @@ class Method(LightningModule):
         self.optimizer, self.lr_schedule, self.max_steps = optimizer, lr_schedule, max_steps
         self.changed_settings: list[str] = []
         """Where the configuration differs from that of the checkpoint's run; main.py fills it in, for an error."""
+        self.terms: dict[str, Tensor] = {}
+        """What the last training step's loss is made of, by the names under which it is logged."""
         self._loaded_step = 0
 
     @property
@@ -44,6 +47,21 @@ class Method(LightningModule):
     def step(self) -> int:
         """Optimizer steps taken, also under ``test`` and ``predict``, where Lightning's ``global_step`` is 0."""
         return max(self.global_step, self._loaded_step)
+
+    def log_training(self, batch_idx: int, terms: Mapping[str, Tensor], others: Mapping[str, float | Tensor]) -> None:
+        """Log a training step where that is due: Lightning's ``log`` would take as long as a tenth of a short step.
+
+        Args:
+            batch_idx: number of the batch in its epoch; the first one is always logged.
+            terms: what the loss is made of, and the loss itself; the bar shows them, too.
+            others: what is only written.
+        """
+        self.terms = {f"train/{name}": term.detach() for name, term in terms.items()}
+        every = (self._trainer.log_every_n_steps or DEFAULT_LOG_EVERY) if self._trainer is not None else 1
+        # loggers write in the steps after which a whole number of intervals has passed
+        if batch_idx == 0 or (self.global_step + 1) % every == 0:
+            self.log_dict(self.terms, prog_bar=True)
+            self.log_dict({f"train/{name}": value for name, value in others.items()})
 
     @abstractmethod
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:

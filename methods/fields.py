@@ -15,7 +15,7 @@ from ops.derivatives import derivatives_from_taps, tap_offsets
 from ops.encodings import fourier_encoding, inverted_sphere
 from ops.hash_grid.grid import HashGrid
 from ops.rays import points_along
-from ops.rendering import alpha_from_density, composite, weights_from_alpha
+from ops.rendering import alpha_from_density, composite_sections
 from ops.sampling import stratified_distances
 from ops.softplus import softplus, softplus_jet
 
@@ -164,4 +164,4 @@ class BackgroundNetwork(nn.Module):
         points = points_along(origins, directions, distances)
         density, colors = self(points, *(x[:, None].expand(-1, num_samples, -1) for x in (harmonics, code)))
         lengths = F.pad(distances.diff(dim=-1), (0, 1), value=1e10)
-        return composite(weights_from_alpha(alpha_from_density(density, lengths)), colors)
+        return composite_sections(alpha_from_density(density, lengths), colors)[0]

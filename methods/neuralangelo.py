@@ -14,7 +14,8 @@ network: 365.4 M table parameters and about 1.1 M in the networks.
 """
 
 import math
-from typing import Literal, TypedDict
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ from ops.hash_grid.grid import HashGrid
 from ops.isosurface import extract_surface
 from ops.ranks import map_on_ranks
 from ops.rays import points_along, unit_sphere_intersection
-from ops.rendering import alpha_from_sdf, annealed_slope, composite, weights_from_alpha
+from ops.rendering import composite_sections, surface_alpha
 from ops.sampling import hierarchical_distances, sections
 from ops.schedules import Schedule, WarmupThenSteps
 from ops.sdf_grid import SdfGrid
@@ -94,6 +95,7 @@ class Neuralangelo(Method):
         num_coarse_samples: stratified samples a ray.
         num_fine_samples: samples added a round.
         num_rounds: rounds of up-sampling.
+        sampling_dtype: precision in which the SDF network is evaluated where that only places samples.
         num_background_samples: samples a ray outside the sphere.
         occupancy_resolution: vertices an axis of the cached SDF; 0 samples as the paper does.
         num_grid_samples: sections a ray where the cached SDF places them.
@@ -152,6 +154,7 @@ class Neuralangelo(Method):
         num_coarse_samples: int = 64,
         num_fine_samples: int = 16,
         num_rounds: int = 4,
+        sampling_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         num_background_samples: int = 32,
         occupancy_resolution: int = 0,
         num_grid_samples: int = 16,
@@ -204,7 +207,7 @@ class Neuralangelo(Method):
             num_fine_samples,
             num_rounds,
         )
-        self.num_background_samples = num_background_samples
+        self.sampling_dtype, self.num_background_samples = sampling_dtype, num_background_samples
         self.num_grid_samples, self.num_grid_eval_samples = num_grid_samples, num_grid_eval_samples
         self.occupancy_every = occupancy_every
         self.eikonal_weight, self.max_curvature_weight = eikonal_weight, curvature_weight
@@ -293,9 +296,7 @@ class Neuralangelo(Method):
 
         # opacities are differences of sigmoids: in the rays' own precision, also where autocast lowered the network's
         sdf, gradient = sdf.to(distances), gradient.to(distances)
-        slope = annealed_slope((gradient * directions[index, None]).sum(-1), self.cosine_ratio(step))
-        alpha = alpha_from_sdf(sdf, slope, lengths, self.inv_s)
-        weights = weights_from_alpha(alpha)  # (M, S)
+        alpha = surface_alpha(sdf, gradient, directions[index], lengths, self.inv_s, self.cosine_ratio(step))  # (M, S)
         normals = F.normalize(gradient, dim=-1)
         harmonics = spherical_harmonics(directions)
         code = self._appearance_code(image_index, len(origins))
@@ -303,9 +304,10 @@ class Neuralangelo(Method):
             points, _per_sample(harmonics[index], points), normals, feature, _per_sample(code[index], points)
         )
         seen_values = torch.cat([colors, distances[..., None], normals], dim=-1)
-        values = origins.new_zeros(len(origins), 7).index_copy(0, index, composite(weights, seen_values).to(origins))
-        # the product of many 1 - alpha, and one minus it, would lose the digits that the mask loss lives on
-        log_transmittance = torch.zeros_like(near).index_copy(0, index, torch.log1p(-alpha).sum(dim=-1))
+        pixels, log_transmittance = composite_sections(alpha, seen_values)
+        values = origins.new_zeros(len(origins), 7).index_copy(0, index, pixels.to(origins))
+        # the transmittance itself, and one minus it, would lose the digits that the mask loss lives on
+        log_transmittance = torch.zeros_like(near).index_copy(0, index, log_transmittance)
         transmittance = log_transmittance.exp()
         behind = self._background_color(origins, directions, torch.where(seen, far, 1), harmonics, code, generator)
         return {
@@ -341,12 +343,20 @@ class Neuralangelo(Method):
             return (edges[:, 1:] + edges[:, :-1]) / 2, edges.diff(dim=-1), is_occupied
 
         def sdf_at(distances: Tensor) -> Tensor:
-            return self.sdf_network(points_along(origins, directions, distances), self.active_levels(step))
+            with self._sampling_precision():
+                sdf = self.sdf_network(points_along(origins, directions, distances), self.active_levels(step))
+            return sdf.to(distances)
 
         distances = hierarchical_distances(
             sdf_at, near, far, self.num_coarse_samples, self.num_fine_samples, self.num_rounds, generator
         )
         return distances, sections(distances, far), torch.ones_like(near, dtype=torch.bool)
+
+    def _sampling_precision(self) -> AbstractContextManager[Any]:
+        if self.sampling_dtype == "float32":
+            return nullcontext()  # the trainer's precision
+        # no cache: training would find weights in it that were cast without a gradient
+        return torch.autocast(self.device.type, getattr(torch, self.sampling_dtype), cache_enabled=False)
 
     def _surface(self, points: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         levels = self.active_levels(step)
@@ -402,7 +412,8 @@ class Neuralangelo(Method):
         if self.sdf_grid is not None and self.global_step % self.occupancy_every == 0:
             is_full = self.global_step % (10 * self.occupancy_every) == 0
             levels = self.active_levels(self.global_step)
-            self.sdf_grid.update(lambda points: self.sdf_network(points, levels), band=None if is_full else 4)
+            with self._sampling_precision():
+                self.sdf_grid.update(lambda points: self.sdf_network(points, levels), band=None if is_full else 4)
 
     def training_step(self, batch: RayBatch, batch_idx: int) -> Tensor:
         """One bundle of rays."""
@@ -431,9 +442,7 @@ class Neuralangelo(Method):
         if patch_weight := self.patch_weight(step):
             terms["patch"] = self._patch_loss(rays, batch)
             loss = loss + patch_weight * terms["patch"]
-        logged = {f"train/{name}": term.detach() for name, term in ({"loss": loss} | terms).items()}
-        self.log_dict(logged, prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in self._schedules(step).items()})
+        self.log_training(batch_idx, {"loss": loss} | terms, self._schedules(step))
         return loss
 
     def _schedules(self, step: int) -> dict[str, float | Tensor]:

@@ -1,11 +1,20 @@
 """From signed distances and densities to opacities, weights and pixels.
 
-Letters: R rays, S samples on each; sections of a ray are numbered from the camera outwards.
+Letters: R rays, S samples on each, C values of a sample; sections of a ray are numbered from the camera outwards.
+
+:func:`surface_alpha` and :func:`composite_sections` are what training spends its time in. Plain PyTorch defines them;
+float32 tensors go through one compiled pass each, forward and backward: numba on a CPU, Triton on a GPU.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.imports import RequirementCache
 from torch import Tensor
+from torch.autograd import Function
+
+NUMBA, TRITON = RequirementCache("numba"), RequirementCache("triton")
 
 
 def annealed_slope(cosine: Tensor, ratio: float) -> Tensor:
@@ -54,3 +63,117 @@ def weights_from_alpha(alpha: Tensor) -> Tensor:
 def composite(weights: Tensor, values: Tensor) -> Tensor:
     """(R, C) weighted sum of (R, S, C) values over the samples of each ray."""
     return (weights[:, None] @ values).squeeze(1)
+
+
+def surface_alpha(
+    sdf: Tensor, gradient: Tensor, directions: Tensor, lengths: Tensor, inv_s: Tensor, ratio: float
+) -> Tensor:
+    """Opacity of sections of rays: :func:`alpha_from_sdf` at the :func:`annealed_slope` of the SDF.
+
+    Args:
+        sdf: (R, S) signed distance in the middle of each section.
+        gradient: (R, S, 3) of the SDF there.
+        directions: (R, 3) unit.
+        lengths: (R, S) lengths of the sections.
+        inv_s: () sharpness of the logistic.
+        ratio: progress of the annealing in [0, 1].
+
+    Returns:
+        (R, S) in [0, 1], as often differentiable as its definition.
+    """
+    # positions of samples are not trained; whoever wants their derivative gets the definition's
+    is_mixed = any(tensor.dtype != sdf.dtype for tensor in (gradient, directions, lengths))
+    if _kernels(sdf) is None or is_mixed or directions.requires_grad or lengths.requires_grad:
+        return _plain_alpha(sdf, gradient, directions, lengths, inv_s, ratio)
+    tensors = [tensor.contiguous() for tensor in (sdf, gradient, directions, lengths, inv_s)]
+    return _SurfaceAlpha.apply(*tensors, ratio)
+
+
+def composite_sections(alpha: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """What a ray sees of its sections, and what they leave of the light behind them.
+
+    Args:
+        alpha: (R, S) opacities.
+        values: (R, S, C) of the sections, colours for instance, in the opacities' precision.
+
+    Returns:
+        ``pixels`` (R, C), the sum of values by :func:`weights_from_alpha`; and ``log_transmittance`` (R,), as the sum
+        of log(1 - alpha), since the product of many 1 - alpha loses the digits of small opacities.
+    """
+    if _kernels(alpha) is None or values.dtype != alpha.dtype:
+        return _plain_composite(alpha, values)
+    return _Composite.apply(alpha.contiguous(), values.contiguous())
+
+
+def _plain_alpha(
+    sdf: Tensor, gradient: Tensor, directions: Tensor, lengths: Tensor, inv_s: Tensor, ratio: float
+) -> Tensor:
+    slope = annealed_slope((gradient * directions[:, None]).sum(-1), ratio)
+    return alpha_from_sdf(sdf, slope, lengths, inv_s)
+
+
+def _plain_composite(alpha: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    return composite(weights_from_alpha(alpha), values), torch.log1p(-alpha).sum(dim=-1)
+
+
+class _SurfaceAlpha(Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *tensors, ratio = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.ratio = ratio
+        return _kernels(tensors[0]).surface_alpha(*tensors, ratio)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            sdf, gradient, inv_s = tensors[0], tensors[1], tensors[4]
+            alpha = _plain_alpha(*tensors, ctx.ratio)
+            by_sdf, by_gradient, by_inv_s = _differentiable((alpha,), (sdf, gradient, inv_s), (grad,))
+        else:
+            kernels = _kernels(tensors[0])
+            by_sdf, by_gradient, by_inv_s = kernels.surface_alpha_backward(grad.contiguous(), *tensors, ctx.ratio)
+        return by_sdf, by_gradient, None, None, by_inv_s, None
+
+
+class _Composite(Function):
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(alpha, values)
+        return _kernels(alpha).composite(alpha, values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        alpha, values = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiable(_plain_composite(alpha, values), (alpha, values), grads)
+        return _kernels(alpha).composite_backward(*(grad.contiguous() for grad in grads), alpha, values)
+
+
+def _differentiable(
+    outputs: tuple[Tensor, ...], inputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients by those inputs that have one, with the graph that leads to them."""
+    wanted = [input_ for input_ in inputs if input_.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True))
+    return tuple(next(found) if input_.requires_grad else None for input_ in inputs)
+
+
+def _kernels(tensor: Tensor) -> Any:
+    """The compiled functions for such tensors; ``None`` where there are none."""
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32 and TRITON:
+        from ops import rendering_triton
+
+        return rendering_triton
+    return cpu_kernels(tensor)
+
+
+def cpu_kernels(tensor: Tensor) -> Any:
+    """:mod:`ops.rendering_kernels` where such tensors can go through it, else ``None``."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not NUMBA:
+        return None
+    # imported where it is used: numba takes a second
+    from ops import rendering_kernels
+
+    return rendering_kernels

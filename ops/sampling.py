@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ops.rendering import weights_from_alpha
+from ops.rendering import cpu_kernels, weights_from_alpha
 
 
 def stratified_distances(near: Tensor, far: Tensor, num_samples: int, generator: torch.Generator | None) -> Tensor:
@@ -47,7 +47,9 @@ def invert_cdf(edges: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
     lower = upper - 1
     cdf_low, cdf_high = cdf.gather(-1, lower), cdf.gather(-1, upper)
     edge_low, edge_high = edges.gather(-1, lower), edges.gather(-1, upper)
-    return edge_low + (edge_high - edge_low) * ((quantiles - cdf_low) / (cdf_high - cdf_low)).clamp(0, 1)
+    fraction = ((quantiles - cdf_low) / (cdf_high - cdf_low)).clamp(0, 1)
+    # rounding could lead beyond the interval, and past the next distance
+    return torch.minimum(edge_low + (edge_high - edge_low) * fraction, edge_high)
 
 
 def section_weights(distances: Tensor, sdf: Tensor, inv_s: Tensor | float) -> Tensor:
@@ -72,6 +74,25 @@ def section_weights(distances: Tensor, sdf: Tensor, inv_s: Tensor | float) -> Te
     entering = torch.sigmoid((middle - half_drop) * inv_s)
     leaving = torch.sigmoid((middle + half_drop) * inv_s)
     return weights_from_alpha(((entering - leaving) / (entering + 1e-5)).clamp(0, 1))
+
+
+@torch.no_grad()
+def importance_distances(distances: Tensor, sdf: Tensor, inv_s: Tensor | float, quantiles: Tensor) -> Tensor:
+    """Distances at quantiles of the rendering weights: :func:`invert_cdf` of :func:`section_weights`.
+
+    Args:
+        distances: (R, K + 1) increasing.
+        sdf: (R, K + 1) values there.
+        inv_s: sharpness of the logistic.
+        quantiles: (R, N) in [0, 1], increasing.
+
+    Returns:
+        (R, N), increasing. On a CPU in one compiled pass, whose sums are taken in float64.
+    """
+    kernels = cpu_kernels(distances)
+    if kernels is not None and sdf.dtype == quantiles.dtype == distances.dtype:
+        return kernels.importance_distances(distances, sdf, float(inv_s), quantiles)
+    return invert_cdf(distances, section_weights(distances, sdf, inv_s), quantiles)
 
 
 @torch.no_grad()
@@ -106,7 +127,7 @@ def hierarchical_distances(
     quantiles = (torch.arange(num_fine, device=near.device, dtype=near.dtype) + 0.5) / num_fine
     quantiles = quantiles.expand(len(near), num_fine)
     for round_index in range(num_rounds):
-        new = invert_cdf(distances, section_weights(distances, sdf, 64.0 * 2**round_index), quantiles)
+        new = importance_distances(distances, sdf, 64.0 * 2**round_index, quantiles)
         distances, order = torch.cat([distances, new], dim=-1).sort(dim=-1)
         if round_index < num_rounds - 1:  # the values at the last samples are not needed to place any more
             sdf = torch.cat([sdf, sdf_at(new)], dim=-1).gather(-1, order)

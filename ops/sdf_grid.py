@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.rays import points_along
-from ops.sampling import invert_cdf, section_weights
+from ops.rendering import cpu_kernels
+from ops.sampling import importance_distances
 from ops.types import Field
 
 
@@ -55,6 +56,14 @@ class SdfGrid(nn.Module):
         return values.view(points.shape[:-1])
 
     @torch.no_grad()
+    def along(self, origins: Tensor, directions: Tensor, distances: Tensor) -> Tensor:
+        """Cached signed distances at (R, P) distances on rays given by (R, 3) origins and directions, (R, P)."""
+        kernels = cpu_kernels(self.values)
+        if kernels is None or any(tensor.dtype != self.values.dtype for tensor in (origins, directions, distances)):
+            return self(points_along(origins, directions, distances))
+        return kernels.interpolate_along(self.values[0, 0], origins, directions, distances)
+
+    @torch.no_grad()
     def section_edges(
         self,
         origins: Tensor,
@@ -79,7 +88,7 @@ class SdfGrid(nn.Module):
         """
         steps = torch.linspace(0, 1, self.num_probes, device=near.device, dtype=near.dtype)
         distances = near[:, None] + (far - near)[:, None] * steps
-        sdf = self(points_along(origins, directions, distances))
+        sdf = self.along(origins, directions, distances)
         inv_s = inv_s.clamp(max=self.sharpness / self.cell)
         # beyond 8 / s the logistic passes less than a thousandth of its mass; two cells for what the lattice misses
         is_occupied = sdf.amin(dim=-1) < 8 / inv_s + 2 * self.cell
@@ -89,4 +98,4 @@ class SdfGrid(nn.Module):
             jitter = torch.rand(shape, generator=generator, device=near.device, dtype=near.dtype)
         quantiles = (torch.arange(num_sections + 1, device=near.device, dtype=near.dtype) + jitter) / (num_sections + 1)
         quantiles = quantiles.expand(len(near), num_sections + 1)
-        return invert_cdf(distances, section_weights(distances, sdf, inv_s), quantiles), is_occupied
+        return importance_distances(distances, sdf, inv_s, quantiles), is_occupied

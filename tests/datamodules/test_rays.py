@@ -130,10 +130,11 @@ def test_foreground_pixels_are_those_near_a_foreground_pixel() -> None:
         assert pixels[offsets[view] : offsets[view + 1]].tolist() == expected
 
 
-def test_drawing_does_not_touch_pixels_that_are_not_drawn() -> None:
+@pytest.mark.parametrize("foreground_share", [0.0, 0.5])
+def test_drawing_does_not_touch_pixels_that_are_not_drawn(foreground_share: float) -> None:
     # 1600 times the pixels may not cost even five times the time
     def seconds(scene: Scene) -> float:
-        dataset = RayDataset(scene, [0, 1, 2], rays_per_batch=256)
+        dataset = RayDataset(scene, [0, 1, 2], rays_per_batch=256, foreground_share=foreground_share)
         times = []
         for index in range(30):
             start = time.perf_counter()
@@ -142,7 +143,7 @@ def test_drawing_does_not_touch_pixels_that_are_not_drawn() -> None:
         return min(times)
 
     large = torch.zeros(5, 40 * HEIGHT, 40 * WIDTH, 3, dtype=torch.uint8)
-    assert seconds(make_scene(images=large, masks=None)) < 5 * seconds(make_scene())
+    assert seconds(make_scene(images=large, masks=large[..., 0] + 255)) < 5 * seconds(make_scene())
 
 
 @pytest.mark.parametrize("foreground_share", [0.0, 0.5])

@@ -33,6 +33,7 @@ def train(
     checkpoint: Path | None = None,
     *,
     num_workers: int = 0,
+    images_on_device: bool | str = "auto",
     toy: Scene | None = None,
     **arguments: object,
 ) -> list[Tensor]:
@@ -48,7 +49,9 @@ def train(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = ToyData(toy, num_workers=num_workers, images_per_batch=2, rays_per_batch=8)
+        data = ToyData(
+            toy, num_workers=num_workers, images_per_batch=2, rays_per_batch=8, images_on_device=images_on_device
+        )
         trainer.fit(recorder, data, ckpt_path=checkpoint, weights_only=True)
     return recorder.seen
 

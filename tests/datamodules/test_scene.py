@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.scene import check_scene, object_batch, split_views
+from datamodules.scene import check_scene, object_batch
+from datamodules.scene_module import split_views
 from tests.datamodules.toy import HEIGHT, WIDTH, ToyData, make_scene
 
 

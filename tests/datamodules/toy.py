@@ -2,7 +2,8 @@
 
 import torch
 
-from datamodules.scene import Scene, SceneDataModule, SparsePoints
+from datamodules.scene import Scene, SparsePoints
+from datamodules.scene_module import SceneDataModule
 from ops.cameras import look_at
 
 HEIGHT, WIDTH = 12, 16

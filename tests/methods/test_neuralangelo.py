@@ -261,3 +261,19 @@ def test_a_sphere_is_fitted_to_sub_voxel_accuracy(tmp_path):
     # coloured as seen, that is by its normals
     error = (shape.vertex_colors - (shape.vertices / radius[:, None] / 2 + 0.5)).abs().mean()
     assert error < 0.05
+
+
+@pytest.mark.parametrize("occupancy_resolution", [0, 24])
+def test_samples_placed_in_reduced_precision_are_near_those_in_full(occupancy_resolution):
+    placed = {}
+    for dtype in ("float32", "bfloat16"):
+        model = _small(sampling_dtype=dtype, occupancy_resolution=occupancy_resolution)
+        origins, directions = _rays(torch.Generator().manual_seed(0))
+        if occupancy_resolution:
+            model.on_train_batch_start({}, 0)
+        rays = model.render_rays(origins, directions, 50)
+        placed[dtype] = rays["distances"]
+        assert rays["sdf"].dtype == rays["distances"].dtype == torch.float32
+    assert not torch.equal(placed["float32"], placed["bfloat16"])
+    difference = (placed["float32"] - placed["bfloat16"]).abs()
+    assert difference.mean() < 0.01  # of rays two units long; the network rounds distances to a part in 256

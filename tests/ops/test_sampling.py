@@ -1,6 +1,13 @@
 import torch
 
-from ops.sampling import hierarchical_distances, invert_cdf, section_weights, sections, stratified_distances
+from ops.sampling import (
+    hierarchical_distances,
+    importance_distances,
+    invert_cdf,
+    section_weights,
+    sections,
+    stratified_distances,
+)
 
 
 def test_stratified_distances_stay_in_their_bins(generator):
@@ -57,3 +64,25 @@ def test_hierarchical_sampling_evaluates_each_new_sample_once_and_the_last_never
 def test_sections_tile_the_ray_from_the_first_sample_to_its_end():
     distances = torch.tensor([[0.5, 1.0, 1.25]])
     torch.testing.assert_close(sections(distances, torch.tensor([2.0])), torch.tensor([[0.5, 0.25, 0.75]]))
+
+
+def test_importance_distances_in_one_pass_are_the_quantiles_of_the_section_weights(generator):
+    distances = torch.rand(40, 25, generator=generator, dtype=torch.float64).sort(dim=-1).values
+    sdf = torch.rand(40, 1, generator=generator, dtype=torch.float64) - distances
+    sdf[::4] += 5  # past everything
+    quantiles = (torch.arange(9, dtype=torch.float64) + 0.5).expand(40, 9) / 9
+    for inv_s in (5.0, 60.0, 1e6):
+        expected = invert_cdf(distances, section_weights(distances, sdf, inv_s), quantiles)
+        found = importance_distances(distances.float(), sdf.float(), inv_s, quantiles.float())
+        assert (found.diff(dim=-1) >= 0).all()
+        # at a sharpness without bound an interval is on or off, and rounding of the input decides which
+        assert (found - expected).abs().max() < (1e-4 if inv_s < 100 else 0.05)
+
+
+def test_importance_distances_hand_a_nan_on_in_its_ray_alone_and_take_no_rays(generator):
+    distances = torch.rand(3, 12, generator=generator).sort(dim=-1).values
+    sdf = 0.5 - distances
+    sdf[1, 4] = torch.nan
+    found = importance_distances(distances, sdf, 20.0, torch.full((3, 5), 0.5))
+    assert found.isnan().any(-1).tolist() == [False, True, False]
+    assert importance_distances(distances[:0], sdf[:0], 20.0, torch.zeros(0, 5)).shape == (0, 5)

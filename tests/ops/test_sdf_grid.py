@@ -21,6 +21,19 @@ def test_cached_distances_are_those_of_the_field_between_vertices(generator):
     torch.testing.assert_close(_grid()(points), _sphere(points), atol=2e-3, rtol=0)
 
 
+def test_look_ups_along_rays_are_those_at_their_points_also_outside(generator):
+    grid = SdfGrid(9)
+    grid.values.copy_(torch.rand(grid.values.shape, generator=generator))
+    origins, directions = torch.randn(2, 50, 3, generator=generator)
+    distances = 3 * torch.rand(50, 20, generator=generator)
+    points = points_along(origins, directions, distances)
+    assert (points.abs() > 1).any(-1).float().mean() > 0.2
+    torch.testing.assert_close(grid.along(origins, directions, distances), grid(points), rtol=1e-4, atol=2e-6)
+    corner = points_along(torch.ones(1, 3), torch.zeros(1, 3), torch.zeros(1, 1))
+    assert grid.along(torch.ones(1, 3), torch.zeros(1, 3), torch.zeros(1, 1)) == grid(corner)
+    grid.along(torch.full((1, 3), torch.nan), torch.full((1, 3), torch.inf), torch.ones(1, 1))  # stays in bounds
+
+
 def test_axes_are_not_swapped():
     grid = SdfGrid(16)
     grid.update(lambda points: points[:, 0] + 10 * points[:, 1] + 100 * points[:, 2])
