@@ -24,8 +24,11 @@ _MIN_POINTS = 1024
 
 def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int) -> Tensor:
     """Features (N, A); see :class:`ops.hash_grid.autograd.Kernels`."""
-    # a point without taps: faster than a loop over single points, whose interpolation is no arithmetic on vectors
-    return encode_stencil(points, points.new_empty(0, 3), table, layout, active_levels)[:, 0]
+    kernel = numba_kernels.encode_kernel(layout.features_per_level)
+    features = table.new_empty(len(points), active_levels * layout.features_per_level)
+    arrays = *_arrays(points, table), *_constants(layout, table.dtype)
+    for_ranges(len(points), _MIN_POINTS, lambda *ends: kernel(*arrays, *ends, features.numpy()))
+    return features
 
 
 def encode_stencil(points: Tensor, offsets: Tensor, table: Tensor, layout: GridLayout, active_levels: int) -> Tensor:

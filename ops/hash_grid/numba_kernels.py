@@ -136,6 +136,30 @@ def _add_edges(grad_table, at, f, a, b, c, d, to_a, to_b, to_c, to_d):
 
 
 @lru_cache
+def encode_kernel(features: int) -> Callable[..., None]:
+    """Kernel that writes the active levels' ``encoded`` (N, A)."""
+
+    @njit(**OPTIONS)
+    def encode(points, table, levels, scales, cube, start, stop, encoded):
+        batch = _, _, _, (x, y, z), rows = _new_batch(table.dtype)
+        for first in range(start, stop, _BATCH):
+            number = min(_BATCH, stop - first)
+            _load(points, first, number, cube, batch)
+            for level in range(encoded.shape[1] // features):
+                own_table, column = table[levels[level, 1] :], level * features
+                _locate(number, levels[level], scales[level], batch)
+                for n in range(number):
+                    at, (u, v, w) = _corners(rows, n), (x[n], y[n], z[n])
+                    for f in range(features):
+                        a, b, c, d, to_a, to_b, to_c, to_d = _edges(own_table, at, f)
+                        a, b, c, d = a + to_a * u, b + to_b * u, c + to_c * u, d + to_d * u
+                        low, high = a + (b - a) * v, c + (d - c) * v
+                        encoded[first + n, column + f] = low + (high - low) * w
+
+    return encode
+
+
+@lru_cache
 def encode_with_jacobian_kernel(features: int) -> Callable[..., None]:
     """Kernel that writes the active levels' ``encoded`` (N, A) and its derivatives ``jacobian`` (N, 3, A)."""
 

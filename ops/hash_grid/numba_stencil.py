@@ -60,6 +60,14 @@ def _pick(count, strays, source, picked):
             picked[row, n] = source[row, strays[n]]
 
 
+@njit(**OPTIONS)
+def _copy(number, source, copied):
+    # not copied[:] = source, for which numba compiles the formatting of an error message: 3 seconds
+    for row in range(len(source)):
+        for n in range(number):
+            copied[row, n] = source[row, n]
+
+
 @lru_cache
 def encode_kernel(features: int) -> Callable[..., None]:
     """Kernel that writes the active levels' ``encoded`` (N, 1 + T, A)."""
@@ -93,7 +101,7 @@ def encode_kernel(features: int) -> Callable[..., None]:
         coordinates = np.empty((len(offsets), 3, _BATCH), table.dtype)
         cells, positions, rows, corners = _new_cells(table.dtype, features)
         stray_cells, stray_positions, stray_rows, stray_corners = _new_cells(table.dtype, features)
-        tap_cells, values = np.empty_like(cells), np.empty((features, _BATCH), table.dtype)
+        tap_cells, values = np.empty((3, _BATCH), np.uint32), np.empty((features, _BATCH), table.dtype)
         is_stray, strays = np.empty(_BATCH, np.uint32), np.empty(_BATCH, np.uint32)
         for first in range(start, stop, _BATCH):
             number = min(_BATCH, stop - first)
@@ -103,7 +111,7 @@ def encode_kernel(features: int) -> Callable[..., None]:
                 for tap in range(len(offsets)):
                     find_cells(number, levels[level], scales[level], coordinates[tap], tap_cells, positions)
                     if tap == 0:
-                        cells[:] = tap_cells
+                        _copy(number, tap_cells, cells)
                         find_rows(number, levels[level], cells, rows)
                         gather(number, own_table, rows, corners)
                     interpolate(number, corners, positions, values)
@@ -164,7 +172,7 @@ def scatter_kernel(features: int) -> Callable[..., None]:
         coordinates = np.empty((len(offsets), 3, _BATCH), dtype)
         cells, positions, rows, corners = _new_cells(dtype, features)
         stray_cells, stray_positions, stray_rows, stray_corners = _new_cells(dtype, features)
-        tap_cells, tap_grad = np.empty_like(cells), np.empty((features, _BATCH), dtype)
+        tap_cells, tap_grad = np.empty((3, _BATCH), np.uint32), np.empty((features, _BATCH), dtype)
         stray_grad = np.empty((features, _BATCH), dtype)
         is_stray, strays = np.empty(_BATCH, np.uint32), np.empty(_BATCH, np.uint32)
         for first in range(0, len(points), _BATCH):
@@ -176,7 +184,7 @@ def scatter_kernel(features: int) -> Callable[..., None]:
                 for tap in range(len(offsets)):
                     find_cells(number, levels[level], scales[level], coordinates[tap], tap_cells, positions)
                     if tap == 0:
-                        cells[:] = tap_cells
+                        _copy(number, tap_cells, cells)
                     for n in range(number):
                         for f in range(features):
                             tap_grad[f, n] = grad[first + n, tap, column + f]
