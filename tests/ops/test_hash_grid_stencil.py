@@ -95,15 +95,11 @@ def test_half_precision_is_wrong_by_its_rounding_only(backend: str) -> None:
     full, half = _grid(backend), _grid(backend, precision="half")
     points = POINT_SETS["one"].expand(3, 3)
     rounding = 2.0**-11 * full.table.abs().max().item()
-    for expected, found in zip(
-        _results(full, points, TAPS * 0.1, 2), _results(half, points, TAPS * 0.1, 2), strict=True
-    ):
-        assert not torch.equal(found, expected)
-        assert (found - expected).abs().max() < 50 * rounding * expected.abs().max().clamp(min=1)
-    with torch.no_grad():
-        features = full.encode_stencil(points.to(full.table), (TAPS * 0.1).to(full.table))
-        rounded = half.encode_stencil(points.to(full.table), (TAPS * 0.1).to(full.table))
-    assert (features - rounded).abs().max() <= rounding
+    expected, found = (_results(grid, points, TAPS * 0.1, active_levels=2) for grid in (full, half))
+    assert (found[0] - expected[0]).abs().max() <= rounding  # an interpolant is as wrong as its corners at most
+    for value, gradient in zip(expected, found, strict=True):
+        assert not torch.equal(gradient, value)
+        assert (gradient - value).abs().max() < 50 * rounding * value.abs().max().clamp(min=1)
     assert half.table.grad.dtype == half.table.dtype
 
 
