@@ -52,7 +52,8 @@ def _load(points, first, number, cube, batch):
             is_inside[axis, n] = zero if (coordinate < zero) | (coordinate > one) else one
 
 
-@njit(**OPTIONS)
+# inlined before it is compiled, rather than compiled once more by itself
+@njit(inline="always", **OPTIONS)
 def _locate(number, level, scale, batch):
     """Find one level's cells, the positions in them, and the rows of their corners."""
     coordinates, _, cells, positions, rows = batch
