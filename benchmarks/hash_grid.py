@@ -4,12 +4,18 @@
     python benchmarks/hash_grid.py --device cuda     # GPU: triton against the reference
     python benchmarks/hash_grid.py --cases demo --repeats 15
 
+A second table compares ways to encode a sample and the four taps around it: in one call that shares the corners of a
+cell, point by point, and as hash encodings are commonly written in PyTorch; and in tiny-cuda-nn where that is installed
+and there is a GPU. Its last row says how many of the corners of five cells are really apart.
+
 Cases are the sizes of the CPU demo, points as its training step lays them out, and a larger table of independent random
 points. ``--points``, ``--levels``, ``--features`` and ``--log2-table-size`` replace a case's own numbers. Both backends
 take turns within one run, so that a busy machine slows both, and the median of the repeats is reported.
 """
 
 import argparse
+import importlib
+import itertools
 import os
 import statistics
 import sys
@@ -24,7 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.machine import machine
 from ops.hash_grid.grid import HashGrid
@@ -45,6 +51,10 @@ class Case:
     target: float  # times faster, forward + backward, on CPU
 
 
+BOUND = 2.0
+# a commonly written encoding keeps several GB of intermediate results of more points
+MOST_STENCIL_POINTS = 200_000
+
 CASES = [
     Case("demo", 81_920, 8, 2, 16, 16, 256, on_rays=True, target=15.0),
     Case("large", 1_000_000, 16, 8, 19, 32, 2048, on_rays=False, target=2.0),
@@ -60,9 +70,63 @@ def points_of(case: Case) -> Tensor:
     ends = torch.nn.functional.normalize(torch.randn(2, num_rays, 1, 3, generator=generator), dim=-1)
     along = (torch.arange(16) + torch.rand(num_rays, 16, generator=generator)).unsqueeze(-1) / 16
     centers = (ends[0] + along * (ends[1] - ends[0])).reshape(-1, 1, 3)
-    quarter_cell = 0.25 * 2 * 2.0 / (case.finest_resolution - 1)  # of the finest level, bound 2
-    taps = torch.tensor([[0, 0, 0], [1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]]) * quarter_cell / 3**0.5
-    return centers + taps
+    return centers + torch.cat([torch.zeros(1, 3), taps_of(case)])
+
+
+def taps_of(case: Case) -> Tensor:
+    """(4, 3) offsets of taps, a quarter cell of the finest level long."""
+    quarter_cell = 0.25 * 2 * BOUND / (case.finest_resolution - 1)
+    return torch.tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]]) * quarter_cell / 3**0.5
+
+
+class CommonEncoding(nn.Module):
+    """A hash encoding as commonly written: every level hashed, its corners looked up by advanced indexing."""
+
+    def __init__(self, case: Case, scales: tuple[float, ...]) -> None:
+        super().__init__()
+        self.scales, size = scales, 2**case.log2_table_size
+        self.tables = nn.ParameterList(torch.empty(size, case.features).uniform_(-1e-4, 1e-4) for _ in scales)
+        self.register_buffer("corners", torch.tensor(list(itertools.product((0, 1), repeat=3))))
+        self.register_buffer("primes", torch.tensor([1, 2654435761, 805459861]))
+
+    def forward(self, points: Tensor) -> Tensor:
+        """(..., 3) -> (..., levels times features)."""
+        unit = ((points + BOUND) / (2 * BOUND)).clamp(0, 1)
+        features = []
+        for table, scale in zip(self.tables, self.scales, strict=True):
+            position = unit * scale
+            lower = position.floor()
+            fraction = (position - lower).unsqueeze(-2)  # (..., 1, 3)
+            x, y, z = ((lower.long().unsqueeze(-2) + self.corners) * self.primes).unbind(-1)  # each (..., 8)
+            rows = (x ^ y ^ z) % len(table)
+            weights = torch.where(self.corners.bool(), fraction, 1 - fraction).prod(dim=-1)
+            features.append((table[rows] * weights.unsqueeze(-1)).sum(dim=-2))
+        return torch.cat(features, dim=-1)
+
+
+def tiny_cuda_nn(case: Case, device: str) -> nn.Module | None:
+    """The same sizes in tiny-cuda-nn, ``None`` where it cannot be imported."""
+    try:
+        library = importlib.import_module("tinycudann")
+    except (ImportError, OSError):  # the latter without a driver
+        return None
+    growth = (case.finest_resolution / case.base_resolution) ** (1 / max(case.levels - 1, 1))
+    names = "n_levels", "n_features_per_level", "log2_hashmap_size", "base_resolution", "per_level_scale"
+    sizes = case.levels, case.features, case.log2_table_size, case.base_resolution, growth
+    settings = {"otype": "HashGrid"} | dict(zip(names, sizes, strict=True))
+    return library.Encoding(3, settings, dtype=torch.float32).to(device)
+
+
+def apart_corners(stencil: Tensor, scales: tuple[float, ...]) -> float:
+    """Corners of (N, 1 + T, 3) points' cells that are not the same, mean over samples and levels."""
+    corners = torch.tensor(list(itertools.product((0, 1), repeat=3)), device=stencil.device)
+    unit = ((stencil + BOUND) / (2 * BOUND)).clamp(0, 1).unsqueeze(-2)
+    counts = []
+    for scale in scales:
+        x, y, z = ((unit * scale).long() + corners).flatten(1, 2).unbind(-1)  # each (N, (1 + T) * 8)
+        keys = ((x << 42) | (y << 21) | z).sort(dim=-1).values
+        counts.append((1 + (keys.diff(dim=-1) != 0).sum(dim=-1)).float().mean().item())
+    return statistics.mean(counts)
 
 
 def milliseconds(work: Callable[[], object], device: str) -> float:
@@ -136,6 +200,54 @@ def compare(case: Case, device: str, repeats: int) -> None:
     print(f"{'times faster':20}{ratios[0]:12.1f}{ratios[1]:16.1f}   (aimed at on CPU: {case.target:g})")
 
 
+def compare_stencils(case: Case, device: str, repeats: int) -> None:
+    """Print times of ways to encode centres with four taps around them."""
+    case = replace(case, points=min(case.points, MOST_STENCIL_POINTS), on_rays=True)
+    stencil, taps = points_of(case).to(device), taps_of(case).to(device)
+    centers = stencil[:, 0].contiguous()
+    sizes = case.levels, case.features, case.log2_table_size, case.base_resolution, case.finest_resolution
+    fast = "triton" if device == "cuda" else "numba"
+    grid = HashGrid(*sizes, bound=BOUND, backend=fast).to(device)
+    common = CommonEncoding(case, grid.layout.scales).to(device)
+    ways: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        f"{fast}, one call": (grid, lambda: grid.encode_stencil(centers, taps)),
+        f"{fast}, each point": (grid, lambda: grid(centers.unsqueeze(1) + torch.cat([0 * taps[:1], taps]))),
+        "plain PyTorch": (common, lambda: common(centers.unsqueeze(1) + torch.cat([0 * taps[:1], taps]))),
+    }
+    tiny = tiny_cuda_nn(case, device) if device == "cuda" else None
+    if tiny is not None:
+        unit = ((stencil.reshape(-1, 3) + BOUND) / (2 * BOUND)).contiguous()
+        ways["tiny-cuda-nn"] = tiny, lambda: tiny(unit).view(*stencil.shape[:2], -1)
+    weights = torch.randn(*stencil.shape[:2], grid.num_output_features, device=device)
+
+    def forward(way: str) -> None:
+        with torch.no_grad():
+            ways[way][1]()
+
+    def forward_backward(way: str) -> None:
+        ways[way][0].zero_grad()
+        ways[way][1]().backward(weights)
+
+    times: dict[tuple[str, str], list[float]] = {}
+    for turn in range(repeats + 1):
+        for step, way in itertools.product((forward, forward_backward), ways):
+            measured = milliseconds(lambda step=step, way=way: step(way), device)
+            if turn > 0:  # not the first, which compiles
+                times.setdefault((step.__name__, way), []).append(measured)
+    print(f"\n{case.name}, {len(centers):,} samples with four taps{'forward ms':>12}{'+ backward ms':>16}")
+    first, *_ = ways
+    for way in ways:
+        row = [statistics.median(times[step.__name__, way]) for step in (forward, forward_backward)]
+        base = [statistics.median(times[step.__name__, first]) for step in (forward, forward_backward)]
+        print(
+            f"{way:20}{row[0]:12.1f}{row[1]:16.1f}   ({row[0] / base[0]:.2f} and {row[1] / base[1]:.2f} of the first)"
+        )
+    if tiny is None:
+        print(f"{'tiny-cuda-nn':20}{'not installed' if device == 'cuda' else 'runs on GPUs only':>28}")
+    corners = apart_corners(stencil[:20_000], grid.layout.scales)
+    print(f"corners of a sample that are apart, mean of the levels: {corners:.1f} of {8 * stencil.shape[1]}")
+
+
 def main() -> None:
     """Parse the command line and run the cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,6 +266,7 @@ def main() -> None:
     for case in CASES:
         if case.name in arguments.cases:
             compare(replace(case, **changes), arguments.device, arguments.repeats)
+            compare_stencils(replace(case, **changes), arguments.device, arguments.repeats)
 
 
 def _process_mib(key: str) -> float:

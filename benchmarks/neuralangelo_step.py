@@ -147,8 +147,10 @@ class StepBenchmark:
         self.optimizer = model.configure_optimizers()["optimizer"]
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # the same work, and every repeat sees the same surface
-        self.encoded: tuple[Tensor, int, Tensor] | None = None  # points, levels, gradient that comes back
-        self.clock.watch(self.grid, "forward", "encode")
+        # points, offsets of taps, levels, gradient that comes back
+        self.encoded: tuple[Tensor, Tensor, int, Tensor] | None = None
+        for method in ("forward", "encode_stencil"):
+            self.clock.watch(self.grid, method, "encode")
         self.clock.watch(model, "_samples", "sampling")
         self.measured: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
 
@@ -165,15 +167,16 @@ class StepBenchmark:
     def record(self) -> None:
         """A step whose look-ups are kept: the points of the samples, and the gradient of the loss by their features."""
 
-        def keep(_: Any, arguments: tuple[Tensor, int], features: Tensor) -> None:
-            if features.requires_grad:
-                features.register_hook(
-                    lambda gradient: setattr(self, "encoded", (*arguments, gradient.detach().clone()))
-                )
+        encode = self.grid.encode_stencil
 
-        handle = self.grid.register_forward_hook(keep)
+        def keep(*arguments: Any) -> Tensor:
+            features = encode(*arguments)
+            features.register_hook(lambda gradient: setattr(self, "encoded", (*arguments, gradient.detach().clone())))
+            return features
+
+        self.grid.encode_stencil = keep
         self.step()
-        handle.remove()
+        self.grid.encode_stencil = encode
 
     def measure(self, backend: str) -> None:
         """Add one turn of a backend to what was measured."""
@@ -191,8 +194,8 @@ class StepBenchmark:
         for name, milliseconds in clock.sums.items():
             measured[name].append(milliseconds)
 
-        points, levels, gradient = self.encoded
-        features = self.grid(points, levels)
+        *arguments, gradient = self.encoded
+        features = self.grid.encode_stencil(*arguments)
         start = clock.now()
         features.backward(gradient)
         measured["encode backward"].append(clock.now() - start)
@@ -267,10 +270,10 @@ def main() -> None:
     model.on_train_batch_start(benchmark.batch, 0)
     benchmark.record()
     seconds = (benchmark.clock.now() - start) / 1e3
-    points, levels, _ = benchmark.encoded
+    points, offsets, levels, _ = benchmark.encoded
     print(
         f"configs/{PRESETS[arguments.preset]}.yaml, step {model.at_step:,} of {model.max_steps:,}: "
-        f"{len(benchmark.batch['origins'])} rays, {math.prod(points.shape[:-1]):,} points {tuple(points.shape)}, "
+        f"{len(benchmark.batch['origins'])} rays, {math.prod(points.shape[:-1]):,} points of {1 + len(offsets)}, "
         f"{levels} levels, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters\n"
         f"first step, with compilation or loading from its cache: {seconds:.1f} s"
     )

@@ -4,7 +4,9 @@ Letters: H hidden features; A features of the awake levels of a hash grid; C cha
 """
 
 import math
+from contextlib import AbstractContextManager
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,9 @@ from ops.softplus import softplus, softplus_jet
 
 class SDFNetwork(nn.Module):
     """Signed distance and a feature vector for every point; starts as a sphere.
+
+    Under autocast only the feature is in low precision: distances at taps a quarter of a cell apart differ by less than
+    bfloat16 resolves.
 
     Args:
         grid: encoding of the points.
@@ -48,46 +53,62 @@ class SDFNetwork(nn.Module):
             self.sdf.bias.data.neg_()
         self.hidden, self.feature = weight_norm(hidden), weight_norm(feature)
 
-    def forward(self, points: Tensor, active_levels: int) -> Tensor:
-        """(..., 3) points -> (...) signed distances."""
-        return self.sdf(self._hidden(points, active_levels)).squeeze(-1)
+    def forward(self, points: Tensor, active_levels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(..., 3) points -> (...) signed distances; a lower ``dtype`` than the points' is for placing samples."""
+        # no cache: training would find weights in it that were cast without a gradient
+        with torch.autocast(points.device.type, dtype, enabled=dtype.itemsize < 4, cache_enabled=False):
+            return self._sdf(self._hidden(points, self.grid(points, active_levels)))
 
     def with_numerical_derivatives(
         self, points: Tensor, active_levels: int, num_taps: int, epsilon: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """sdf (...), gradient (..., 3), Laplacian (...), feature (..., H); centre and taps go through in one call."""
-        offsets = tap_offsets(num_taps, epsilon, like=points)
-        stencil = torch.cat([points[..., None, :], points[..., None, :] + offsets], dim=-2)  # (..., 1 + T, 3)
-        hidden = self._hidden(stencil, active_levels)
-        values = self.sdf(hidden).squeeze(-1)  # (..., 1 + T)
-        gradient, laplacian = derivatives_from_taps(values[..., 0], values[..., 1:], epsilon)
-        return values[..., 0], gradient, laplacian, self._feature(hidden[..., 0, :])
+        with _full_precision(points):
+            offsets = tap_offsets(num_taps, epsilon, like=points)
+            encoded = self.grid.encode_stencil(points, offsets, active_levels)
+            # apart from here on: to select the centre among hidden units would cost all of them a gradient of zeros
+            center, taps = encoded.split([1, num_taps], dim=-2)  # (..., 1, A), (..., T, A)
+            hidden = self._hidden(points, center.squeeze(-2))  # (..., H)
+            sdf = self._sdf(hidden)
+            tap_sdf = self._sdf(self._hidden(points[..., None, :] + offsets, taps))  # (..., T)
+            gradient, laplacian = derivatives_from_taps(sdf, tap_sdf, epsilon)
+        return sdf, gradient, laplacian, self._feature(hidden)
 
     def with_analytic_derivatives(self, points: Tensor, active_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same by carrying first and second derivatives forward through the layers; exact inside a cell.
 
         A trilinear interpolant has no second derivative along an axis, so the Laplacian comes from the softplus alone.
         """
-        encoded, jacobian = self.grid.encode_with_jacobian(points, active_levels)  # (..., A), (..., 3, A)
-        weight = self.hidden.weight[:, : 3 + encoded.shape[-1]]
-        affine = torch.cat([self.hidden.bias[None], weight[:, :3].T])
-        # rows: the encoding, and its derivatives along x, y and z
-        rows = torch.cat([encoded[..., None, :], jacobian], dim=-2)  # (..., 4, A)
-        shape, size = points.shape[:-1], len(weight)
-        # sizes in full: of no points at all, -1 says nothing
-        jet = F.linear(rows, weight[:, 3:]).view(shape.numel(), 4, size)
-        flat = points.view(shape.numel(), 3)
-        value, gradient, laplacian, hidden = softplus_jet(jet, flat, affine, self.sdf.weight[0], beta=100)
-        sdf = (value + self.sdf.bias).view(shape)
+        with _full_precision(points):
+            encoded, jacobian = self.grid.encode_with_jacobian(points, active_levels)  # (..., A), (..., 3, A)
+            weight = self.hidden.weight[:, : 3 + encoded.shape[-1]]
+            affine = torch.cat([self.hidden.bias[None], weight[:, :3].T])
+            # rows: the encoding, and its derivatives along x, y and z
+            rows = torch.cat([encoded[..., None, :], jacobian], dim=-2)  # (..., 4, A)
+            shape, size = points.shape[:-1], len(weight)
+            # sizes in full: of no points at all, -1 says nothing
+            jet = F.linear(rows, weight[:, 3:]).view(shape.numel(), 4, size)
+            flat = points.view(shape.numel(), 3)
+            value, gradient, laplacian, hidden = softplus_jet(jet, flat, affine, self.sdf.weight[0], beta=100)
+            sdf = (value + self.sdf.bias).view(shape)
         return sdf, gradient.view(*shape, 3), laplacian.view(shape), self._feature(hidden.view(*shape, size))
 
-    def _hidden(self, points: Tensor, active_levels: int) -> Tensor:
-        encoded = torch.cat([points, self.grid(points, active_levels)], dim=-1)
+    def _hidden(self, points: Tensor, encoded: Tensor) -> Tensor:
+        """(..., 3) points and their encoding (..., A) -> (..., H)."""
+        rows = torch.cat([points, encoded], dim=-1)
         # sleeping levels have no column in the input, so theirs in the weight are left out too
-        return softplus(F.linear(encoded, self.hidden.weight[:, : encoded.shape[-1]], self.hidden.bias), beta=100)
+        return softplus(F.linear(rows, self.hidden.weight[:, : rows.shape[-1]], self.hidden.bias), beta=100)
+
+    def _sdf(self, hidden: Tensor) -> Tensor:
+        # matrix times vector: the gradient of a layer one wide is a matrix product that BLAS is slow at
+        return hidden @ self.sdf.weight[0] + self.sdf.bias
 
     def _feature(self, hidden: Tensor) -> Tensor:
         return softplus(self.feature(hidden), beta=100)
+
+
+def _full_precision(points: Tensor) -> AbstractContextManager[Any]:
+    return torch.autocast(points.device.type, enabled=False)
 
 
 class ColorNetwork(nn.Module):

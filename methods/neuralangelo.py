@@ -14,8 +14,7 @@ network: 365.4 M table parameters and about 1.1 M in the networks.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +71,7 @@ class Neuralangelo(Method):
         finest_resolution: the same of the finest level.
         bound: half the edge of the grid's cube; the object fills the unit sphere.
         grid_backend: kernels of the hash grid.
+        grid_precision: of the features that are read; the table itself and its gradient stay in full precision.
         sdf_hidden_size: width of the SDF network and of its feature.
         color_hidden_size: width of the colour network.
         color_layers: its hidden layers.
@@ -134,6 +134,7 @@ class Neuralangelo(Method):
         finest_resolution: int = 2048,
         bound: float = 2.0,
         grid_backend: Literal["auto", "reference", "numba", "triton"] = "auto",
+        grid_precision: Literal["full", "half"] = "full",
         sdf_hidden_size: int = 256,
         color_hidden_size: int = 256,
         color_layers: int = 4,
@@ -184,9 +185,8 @@ class Neuralangelo(Method):
             raise ValueError("appearance_size, exposure: codes need num_images, the most photographs a scene may have")
         if not 0 < mask_floor < 0.5:
             raise ValueError(f"mask_floor is {mask_floor}; expected an opacity between 0 and one half, NeuS's is 1e-3")
-        grid = HashGrid(
-            num_levels, features_per_level, log2_table_size, base_resolution, finest_resolution, bound, grid_backend
-        )
+        sizes = num_levels, features_per_level, log2_table_size, base_resolution, finest_resolution, bound
+        grid = HashGrid(*sizes, grid_backend, grid_precision)
         self.sdf_network = SDFNetwork(grid, sdf_hidden_size, inside_out, initial_radius)
         self.color_network = ColorNetwork(sdf_hidden_size, color_hidden_size, color_layers, appearance_size)
         self.background_network = None
@@ -206,7 +206,7 @@ class Neuralangelo(Method):
             num_fine_samples,
             num_rounds,
         )
-        self.sampling_dtype, self.num_background_samples = sampling_dtype, num_background_samples
+        self.sampling_dtype, self.num_background_samples = getattr(torch, sampling_dtype), num_background_samples
         self.num_grid_samples, self.num_grid_eval_samples = num_grid_samples, num_grid_eval_samples
         self.occupancy_every = occupancy_every
         self.eikonal_weight, self.max_curvature_weight = eikonal_weight, curvature_weight
@@ -342,20 +342,13 @@ class Neuralangelo(Method):
             return (edges[:, 1:] + edges[:, :-1]) / 2, edges.diff(dim=-1), is_occupied
 
         def sdf_at(distances: Tensor) -> Tensor:
-            with self._sampling_precision():
-                sdf = self.sdf_network(points_along(origins, directions, distances), self.active_levels(step))
-            return sdf.to(distances)
+            points = points_along(origins, directions, distances)
+            return self.sdf_network(points, self.active_levels(step), self.sampling_dtype).to(distances)
 
         distances = hierarchical_distances(
             sdf_at, near, far, self.num_coarse_samples, self.num_fine_samples, self.num_rounds, generator
         )
         return distances, sections(distances, far), torch.ones_like(near, dtype=torch.bool)
-
-    def _sampling_precision(self) -> AbstractContextManager[Any]:
-        if self.sampling_dtype == "float32":
-            return nullcontext()  # the trainer's precision
-        # no cache: training would find weights in it that were cast without a gradient
-        return torch.autocast(self.device.type, getattr(torch, self.sampling_dtype), cache_enabled=False)
 
     def _surface(self, points: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         levels = self.active_levels(step)
@@ -411,8 +404,9 @@ class Neuralangelo(Method):
         if self.sdf_grid is not None and self.global_step % self.occupancy_every == 0:
             is_full = self.global_step % (10 * self.occupancy_every) == 0
             levels = self.active_levels(self.global_step)
-            with self._sampling_precision():
-                self.sdf_grid.update(lambda points: self.sdf_network(points, levels), band=None if is_full else 4)
+            self.sdf_grid.update(
+                lambda points: self.sdf_network(points, levels, self.sampling_dtype), band=None if is_full else 4
+            )
 
     def training_step(self, batch: RayBatch, batch_idx: int) -> Tensor:
         """One bundle of rays."""

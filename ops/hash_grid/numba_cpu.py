@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ops.hash_grid import numba_kernels
+from ops.hash_grid import numba_kernels, numba_stencil
 from ops.hash_grid.layout import GridLayout
 from ops.threads import for_ranges, in_parallel
 
+READS_HALF = False  # numba has no float16 on CPU
 # Fewer points than these are not worth waking a thread for
 _MIN_POINTS = 1024
 
@@ -27,6 +28,15 @@ def encode(points: Tensor, table: Tensor, layout: GridLayout, active_levels: int
     features = table.new_empty(len(points), active_levels * layout.features_per_level)
     arrays = *_arrays(points, table), *_constants(layout, table.dtype)
     for_ranges(len(points), _MIN_POINTS, lambda *ends: kernel(*arrays, *ends, features.numpy()))
+    return features
+
+
+def encode_stencil(points: Tensor, offsets: Tensor, table: Tensor, layout: GridLayout, active_levels: int) -> Tensor:
+    """Features (N, 1 + T, A) of points and of the taps around them."""
+    kernel = numba_stencil.encode_kernel(layout.features_per_level)
+    features = table.new_empty(len(points), 1 + len(offsets), active_levels * layout.features_per_level)
+    arrays = *_arrays(points, _with_center(offsets), table), *_constants(layout, table.dtype)
+    for_ranges(len(points), _MIN_POINTS // (1 + len(offsets)), lambda *ends: kernel(*arrays, *ends, features.numpy()))
     return features
 
 
@@ -62,6 +72,16 @@ def scatter(points: Tensor, grad_features: Tensor | None, grad_jacobian: Tensor 
     return grad_table
 
 
+def scatter_stencil(points: Tensor, offsets: Tensor, grad_features: Tensor, layout: GridLayout) -> Tensor:
+    """Gradient of the table, (E, F), given that of points and taps, (N, 1 + T, A)."""
+    kernel = numba_stencil.scatter_kernel(layout.features_per_level)
+    grad_table = points.new_zeros(layout.num_entries, layout.features_per_level)
+    arrays = *_arrays(points, _with_center(offsets), grad_features), *_constants(layout, points.dtype)
+    active_levels = grad_features.shape[-1] // layout.features_per_level
+    in_parallel(lambda levels: kernel(*arrays, levels, grad_table.numpy()), _dealt_out(active_levels))
+    return grad_table
+
+
 def contract_second_derivatives(points: Tensor, table: Tensor, grad_jacobian: Tensor, layout: GridLayout) -> Tensor:
     """(N, 3) gradient by the points of sum(jacobian * grad_jacobian)."""
     kernel = numba_kernels.contract_second_derivatives_kernel(layout.features_per_level)
@@ -69,6 +89,10 @@ def contract_second_derivatives(points: Tensor, table: Tensor, grad_jacobian: Te
     arrays = *_arrays(points, table, grad_jacobian), *_constants(layout, table.dtype)
     for_ranges(len(points), _MIN_POINTS, lambda *ends: kernel(*arrays, *ends, grad_points.numpy()))
     return grad_points
+
+
+def _with_center(offsets: Tensor) -> Tensor:
+    return torch.cat([offsets.new_zeros(1, 3), offsets])
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:

@@ -27,10 +27,10 @@ from ops.hash_grid.layout import HASH_PRIME_Y, HASH_PRIME_Z
 _BATCH = 256
 _PRIME_Y, _PRIME_Z = np.uint32(HASH_PRIME_Y), np.uint32(HASH_PRIME_Z)
 # the harmless part of "fast": multiply-adds may be fused, but sums keep their order, and NaN and inf what they are
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _new_batch(dtype):
     """Room for a batch, axis by axis: coordinates, whether inside, cells, positions; and table rows of corners."""
     coordinates, is_inside = np.empty((3, _BATCH), dtype), np.empty((3, _BATCH), dtype)
@@ -39,7 +39,7 @@ def _new_batch(dtype):
     return coordinates, is_inside, cells, np.empty((3, _BATCH), dtype), rows
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _load(points, first, number, cube, batch):
     """Take ``number`` points into the batch: coordinates in [0, 1], and 0 instead of 1 where one had to be clamped."""
     coordinates, is_inside = batch[0], batch[1]
@@ -52,12 +52,20 @@ def _load(points, first, number, cube, batch):
             is_inside[axis, n] = zero if (coordinate < zero) | (coordinate > one) else one
 
 
-@njit(**_OPTIONS)
+# inlined before it is compiled, rather than compiled once more by itself
+@njit(inline="always", **OPTIONS)
 def _locate(number, level, scale, batch):
-    """Find one level's cells, the positions in them, and the rows of their corners, counted from the level's first."""
+    """Find one level's cells, the positions in them, and the rows of their corners."""
     coordinates, _, cells, positions, rows = batch
+    find_cells(number, level, scale, coordinates, cells, positions)
+    find_rows(number, level, cells, rows)
+
+
+@njit(**OPTIONS)
+def find_cells(number, level, scale, coordinates, cells, positions):
+    """One level's cells, axis by axis, and the positions in them, of coordinates in [0, 1]."""
     real = coordinates.dtype.type
-    resolution, mask, last_cell = np.uint32(level[0]), np.uint32(level[2]), np.int32(level[0] - 2)
+    last_cell = np.int32(level[0] - 2)
     first_of_last = real(last_cell)
     for axis in range(3):
         for n in range(number):
@@ -66,6 +74,12 @@ def _locate(number, level, scale, batch):
             cell = np.int32(position) if position < first_of_last else last_cell
             cells[axis, n] = cell
             positions[axis, n] = position - real(cell)
+
+
+@njit(**OPTIONS)
+def find_rows(number, level, cells, rows):
+    """Table rows of the eight corners of one level's cells, counted from the level's first."""
+    resolution, mask = np.uint32(level[0]), np.uint32(level[2])
     x, y, z = cells
     if mask == 0:
         to_y, to_z = resolution, resolution * resolution
@@ -94,13 +108,13 @@ def _locate(number, level, scale, batch):
             rows[7, n] = (x1 ^ y1 ^ z1) & mask
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _corners(rows, n):
     """Table rows of the corners of point n's cell, read before anything is written that might change them."""
     return rows[0, n], rows[1, n], rows[2, n], rows[3, n], rows[4, n], rows[5, n], rows[6, n], rows[7, n]
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _edges(table, at, f):
     """Feature f at the lower ends of the cell's four edges along x, and how much it grows along each of them."""
     a, b, c, d = table[at[0], f], table[at[2], f], table[at[4], f], table[at[6], f]
@@ -109,7 +123,7 @@ def _edges(table, at, f):
     return a, b, c, d, to_a, to_b, to_c, to_d
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _add_edges(grad_table, at, f, a, b, c, d, to_a, to_b, to_c, to_d):
     """The transpose of :func:`_edges`."""
     grad_table[at[0], f] += a - to_a
@@ -126,7 +140,7 @@ def _add_edges(grad_table, at, f, a, b, c, d, to_a, to_b, to_c, to_d):
 def encode_kernel(features: int) -> Callable[..., None]:
     """Kernel that writes the active levels' ``encoded`` (N, A)."""
 
-    @njit(**_OPTIONS)
+    @njit(**OPTIONS)
     def encode(points, table, levels, scales, cube, start, stop, encoded):
         batch = _, _, _, (x, y, z), rows = _new_batch(table.dtype)
         for first in range(start, stop, _BATCH):
@@ -150,7 +164,7 @@ def encode_kernel(features: int) -> Callable[..., None]:
 def encode_with_jacobian_kernel(features: int) -> Callable[..., None]:
     """Kernel that writes the active levels' ``encoded`` (N, A) and its derivatives ``jacobian`` (N, 3, A)."""
 
-    @njit(**_OPTIONS)
+    @njit(**OPTIONS)
     def encode_with_jacobian(points, table, levels, scales, cube, start, stop, encoded, jacobian):
         batch = _, (x_in, y_in, z_in), _, (x, y, z), rows = _new_batch(table.dtype)
         for first in range(start, stop, _BATCH):
@@ -180,7 +194,7 @@ def encode_with_jacobian_kernel(features: int) -> Callable[..., None]:
 def scatter_kernel(features: int) -> Callable[..., None]:
     """Kernel that adds its levels' part of the table's gradient to ``grad_table``, given ``grad_features`` (N, A)."""
 
-    @njit(**_OPTIONS)
+    @njit(**OPTIONS)
     def scatter(points, grad_features, levels, scales, cube, own_levels, grad_table):
         batch = _, _, _, (x, y, z), rows = _new_batch(grad_table.dtype)
         for first in range(0, len(points), _BATCH):
@@ -207,7 +221,7 @@ def scatter_kernel(features: int) -> Callable[..., None]:
 def scatter_with_jacobian_kernel(features: int) -> Callable[..., None]:
     """The same as :func:`scatter_kernel`, with ``grad_jacobian`` (N, 3, A) in the same pass."""
 
-    @njit(**_OPTIONS)
+    @njit(**OPTIONS)
     def scatter_with_jacobian(points, grad_features, grad_jacobian, levels, scales, cube, own_levels, grad_table):
         batch = _, (x_in, y_in, z_in), _, (x, y, z), rows = _new_batch(grad_table.dtype)
         for first in range(0, len(points), _BATCH):
@@ -243,7 +257,7 @@ def scatter_with_jacobian_kernel(features: int) -> Callable[..., None]:
 def contract_second_derivatives_kernel(features: int) -> Callable[..., None]:
     """Kernel that adds d sum(jacobian * ``grad_jacobian`` (N, 3, A)) by the points to ``grad_points`` (N, 3)."""
 
-    @njit(**_OPTIONS)
+    @njit(**OPTIONS)
     def contract_second_derivatives(points, table, grad_jacobian, levels, scales, cube, start, stop, grad_points):
         batch = _, (x_in, y_in, z_in), _, (x, y, z), rows = _new_batch(table.dtype)
         for first in range(start, stop, _BATCH):

@@ -277,3 +277,30 @@ def test_samples_placed_in_reduced_precision_are_near_those_in_full(occupancy_re
     assert not torch.equal(placed["float32"], placed["bfloat16"])
     difference = (placed["float32"] - placed["bfloat16"]).abs()
     assert difference.mean() < 0.01  # of rays two units long; the network rounds distances to a part in 256
+
+
+@pytest.mark.parametrize("gradient", ["numerical_4", "analytic"])
+def test_autocast_lowers_colors_but_never_the_geometry(gradient, generator):
+    model = _small(gradient=gradient)
+    with torch.no_grad():
+        model.sdf_network.hidden.parametrizations.weight.original1[:, 3:].normal_(std=0.3)
+        model.sdf_network.grid.table.uniform_(-0.1, 0.1)
+    points = torch.rand(200, 3, generator=generator) - 0.5
+    batch = _batch(generator)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            forward, (*geometry, feature) = model.sdf_network(points, 6), model._surface(points, 99)
+            rays = model.render_rays(batch["origins"], batch["directions"], 99)
+            loss = F.l1_loss(rays["color"].float(), batch["colors"]) + rays["laplacian"].square().mean()
+        model.zero_grad()
+        loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        found.append(
+            ([forward, *geometry, rays["distances"], rays["gradient"]], feature.float(), rays["color"].float())
+        )
+    (exact, feature, color), (lowered, lowered_feature, lowered_color) = found
+    for expected, value in zip(exact, lowered, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+    assert not torch.equal(lowered_feature, feature)
+    assert 0 < (lowered_color - color).abs().max() < 0.02

@@ -29,7 +29,7 @@ NEEDS_TRITON = pytest.mark.skipif(
 BACKENDS = ["numba", pytest.param("triton", marks=NEEDS_TRITON)]
 
 
-def _grid(backend: str, dtype: torch.dtype = torch.float64, **sizes: float) -> HashGrid:
+def _grid(backend: str, dtype: torch.dtype = torch.float64, **sizes: float | str) -> HashGrid:
     torch.manual_seed(0)
     grid = HashGrid(**(SMALL | sizes), backend=backend).to(dtype)
     with torch.no_grad():
