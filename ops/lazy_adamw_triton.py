@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ops.hash_grid.triton_gpu import _constants, _element, _load_level, _locate_points
+from ops.hash_grid.triton_cells import element_of, load_level, locate_points
+from ops.hash_grid.triton_gpu import _constants
 from ops.lazy_adamw_history import COLUMNS, Step
 from ops.lazy_adamw_rows import LazyRows
 
@@ -91,11 +92,11 @@ def _mark_kernel(
     level = tl.program_id(1)
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_point = n < num_points
-    resolution, offset, mask = _load_level(levels_ptr + 3 * level)
+    resolution, offset, mask = load_level(levels_ptr + 3 * level)
     scale = tl.load(scales_ptr + level)
-    i, j, k, _, _, _, _, _, _ = _locate_points(points_ptr, n, is_point, cube_ptr, scale, resolution - 2)
+    i, j, k, _, _, _, _, _, _ = locate_points(points_ptr, n, is_point, cube_ptr, scale, resolution - 2)
     for corner in tl.static_range(8):
-        row = _element(i, j, k, corner, resolution, offset, mask, 1)
+        row = element_of(i, j, k, corner, resolution, offset, mask, 1)
         # most rows are listed already: looking first spares the atomic operation
         stamp = tl.load(stamps_ptr + row, mask=is_point, other=1)
         is_wanted = is_point & (stamp & 1 == 0)

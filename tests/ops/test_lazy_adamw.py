@@ -307,3 +307,19 @@ def test_a_backward_pass_after_the_step_is_refused() -> None:
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_rows_that_only_a_tap_reads_are_up_to_date() -> None:
+    pairs = _pair(lr=1e-2, weight_decay=0.1)
+    _train(pairs, range(40))
+    at = torch.rand(6, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64) * 2 - 1
+    offsets = 0.3 * torch.eye(3, dtype=torch.float64)
+    _assert_close(*(pair[0].encode_stencil(at, offsets) for pair in pairs))
+
+
+def test_a_copy_in_half_precision_is_refused() -> None:
+    grid = HashGrid(**TINY, bound=1.0, backend="numba", precision="half")
+    optimizer = LazyAdamW(grid.parameters(), lr=1e-2)
+    optimizer.zero_grad()
+    with pytest.raises(ValueError, match=r"lazy optimizer.*grid_precision to full"):
+        grid(torch.zeros(1, 3))
