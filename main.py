@@ -18,6 +18,8 @@ from typing import Any
 
 # torch's idle OpenMP threads would otherwise spin against the hash grid's: a factor of 2 to 20 on a busy CPU
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# but for some microseconds, in which most operations follow the one before: a sixth of a step of the demo
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if "SLURM_JOB_ID" in os.environ:
     # SIGUSR1, which would end the process, waits until somebody listens (callbacks.preemption)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 # idle OpenMP threads of torch otherwise spin and take the cores from the hash grid's; before torch is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 

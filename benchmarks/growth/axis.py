@@ -18,6 +18,7 @@ from typing import Any
 
 # idle OpenMP threads of torch otherwise spin and take the cores from the hash grid's; before torch is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 from benchmarks.machine import machine
 
