@@ -1,9 +1,6 @@
 """The parallel auction in Triton; without a GPU its interpreter runs it on CPU tensors, of few points."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from ops.assignment import FLOOR, SCALING, auction_assignment
+from tests.ahead_of_time import printed_by
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed: its auction is not tested"
@@ -108,15 +106,4 @@ print(len(compiled.asm["cubin"]) > 0, "ld.global.nc" in compiled.asm["ptx"], "at
 
 
 def test_the_kernel_compiles_for_an_h100_without_atomics_or_reads_that_may_be_stale(tmp_path: Path) -> None:
-    # a process of its own, as the interpreter may be on in this one; an empty cache, to compile in earnest
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        cwd=Path(__file__).parents[2],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "True False False\n"
+    assert printed_by(COMPILE, tmp_path) == ["True False False"]

@@ -1,12 +1,11 @@
 """The Triton kernels compile for GPUs, which running them in the interpreter does not show."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.ahead_of_time import printed_by
 
 # Needs no GPU, as Triton brings its own compiler. Prints of each kernel whether there is machine code for an H100,
 # whether it reads vectors of four, and whether it adds such vectors atomically.
@@ -47,19 +46,7 @@ for name, variants in VARIANTS.items():
     reason="triton is not installed: its kernels of the hash grid are not compiled",
 )
 def test_kernels_compile_and_move_features_as_vectors(tmp_path: Path) -> None:
-    # a process of its own, as the interpreter may be on in this one; an empty cache, to compile in earnest
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE_ALL],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split("\n")[:-1] == [
+    assert printed_by(COMPILE_ALL, tmp_path) == [
         "encode_kernel True True False",
         "encode_kernel True True False",
         "scatter_kernel True True True",

@@ -1,9 +1,6 @@
 """The Triton kernels of the lazy AdamW: the same as the dense one in the interpreter, and machine code for an H100."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 
 from ops.hash_grid.grid import HashGrid
 from ops.lazy_adamw import LazyAdamW
+from tests.ahead_of_time import printed_by
 
 TINY = {"num_levels": 2, "features_per_level": 2, "log2_table_size": 5, "base_resolution": 3, "finest_resolution": 8}
 
@@ -54,19 +52,7 @@ for name, constants in VARIANTS.items():
 
 
 def test_kernels_compile_and_move_rows_as_vectors(tmp_path: Path) -> None:
-    # a process of its own, as the interpreter may be on in this one; an empty cache, to compile in earnest
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE_ALL],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == [
+    assert printed_by(COMPILE_ALL, tmp_path) == [
         "_mark_kernel True False False True",
         "_replay_kernel True True True False",
         "_step_kernel True True True False",

@@ -1,9 +1,6 @@
 """The search over all pairs in Triton; without a GPU its interpreter runs the kernel on CPU tensors."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from torch import Tensor
 import losses.points
 from losses.points import chamfer
 from ops.nearest import _by_kernel, fused_search, nearest_distances
+from tests.ahead_of_time import printed_by
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
@@ -161,15 +159,4 @@ print(len(compiled.asm["cubin"]) > 0, loop.count("fma.rn.f32"), "bar.sync" in lo
 
 
 def test_the_kernel_compiles_for_an_h100_and_its_loop_waits_for_no_other_thread(tmp_path: Path) -> None:
-    # a process of its own, as the interpreter may be on in this one; an empty cache, to compile in earnest
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        cwd=Path(__file__).parents[2],
-        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "True 32 False\n"
+    assert printed_by(COMPILE, tmp_path) == ["True 32 False"]

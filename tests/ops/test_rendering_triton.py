@@ -1,12 +1,11 @@
 """The Triton kernels of rendering compile for GPUs, which running them in the interpreter does not show."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.ahead_of_time import printed_by
 
 # Needs no GPU, as Triton brings its own compiler. Prints of each kernel whether there is machine code for an H100, and
 # whether it needs memory beside its registers.
@@ -42,19 +41,7 @@ for name, constants in KERNELS.items():
     reason="triton is not installed: its kernels of rendering are not compiled",
 )
 def test_kernels_compile_and_keep_a_ray_in_registers(tmp_path: Path) -> None:
-    # a process of its own, as the interpreter may be on in this one; an empty cache, to compile in earnest
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE_ALL],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split("\n")[:-1] == [
+    assert printed_by(COMPILE_ALL, tmp_path) == [
         "_alpha_kernel True False",
         "_alpha_backward_kernel True False",
         "_composite_kernel True False",
