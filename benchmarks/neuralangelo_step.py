@@ -3,11 +3,12 @@
     python benchmarks/neuralangelo_step.py                                          the CPU demo's sizes
     python benchmarks/neuralangelo_step.py --preset faithful --device cuda          the paper's, on a GPU
     python benchmarks/neuralangelo_step.py --preset faithful --reference skip       the same on a CPU: 7 GB
+    python benchmarks/neuralangelo_step.py --gradient numerical_4 --rays 1024       with four taps, and more rays
 
-Sizes, optimizer and losses are those of the shipped config, derivatives by four taps; rays are random, so no dataset is
-needed. The fast backend
-of the hash grid (numba on a CPU, Triton on a GPU) and the plain PyTorch reference take turns on one and the same model,
-so that a busy machine slows both; every number is the median of the repeats.
+Sizes, optimizer, losses and derivatives are those of the shipped config where nothing else is asked for; rays are
+random, so no dataset is needed. The fast backend of the hash grid (numba on a CPU, Triton on a GPU) and the plain
+PyTorch reference take turns on one and the same model, so that a busy machine slows both; every number is the median of
+the repeats, and of a whole step on a CPU its processor time stands beside the wall's.
 
 - whole step: forward, backward, optimizer and zeroing of gradients, waiting for the GPU at its end alone.
 - sampling, look-ups in it, encode forward, optimizer: measured in another step that waits for the GPU at each border.
@@ -28,6 +29,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,27 +105,33 @@ class Stopwatch:
         setattr(owner, method, timed)
 
 
-def build(preset: str, device: str, progress: float) -> tuple[WithoutTrainer, RayBatch]:
-    """The model of a shipped config at that progress, and a batch of random rays."""
-    config = yaml.safe_load((ROOT / "configs" / f"{PRESETS[preset]}.yaml").read_text())
-    max_steps, data = config["trainer"]["max_steps"], config["data"]["init_args"]
+def shipped_config(preset: str) -> dict[str, Any]:
+    """The YAML of a preset."""
+    return yaml.safe_load((ROOT / "configs" / f"{PRESETS[preset]}.yaml").read_text())
+
+
+def build(preset: str, device: str, progress: float = 0.5, **changes: Any) -> WithoutTrainer:
+    """The model of a shipped config at that progress, with some of its settings changed."""
+    config = shipped_config(preset)
+    max_steps = config["trainer"]["max_steps"]
     parser = ArgumentParser()
     parser.add_class_arguments(WithoutTrainer, "model")
     torch.manual_seed(0)
-    changes = {"max_steps": max_steps, "grid_backend": FAST[device], "gradient": "numerical_4"}
-    parsed = parser.parse_object({"model": config["model"]["init_args"] | changes})
-    model = parser.instantiate(parsed).model.to(device)
+    settings = config["model"]["init_args"] | {"max_steps": max_steps, "grid_backend": FAST[device]} | changes
+    model = parser.instantiate(parser.parse_object({"model": settings})).model.to(device)
     # these columns start at zero, and so would the gradient be that reaches the table
     with torch.no_grad():
         model.sdf_network.hidden.parametrizations.weight.original1[:, 3:].normal_(std=1e-3)
     # from where a refresh of all of the cached SDF would be due
     period = 10 * model.occupancy_every
     model.at_step = round(progress * max_steps / period) * period
-    return model, random_rays(data["rays_per_batch"], data.get("foreground_share", 0.0), device)
+    return model
 
 
-def random_rays(num_rays: int, foreground_share: float, device: str) -> RayBatch:
-    """Rays from a distance of 3 into the sphere of radius one half, and the others into the unit sphere."""
+def random_rays(preset: str, device: str, num_rays: int | None = None) -> RayBatch:
+    """Rays from a distance of 3: the config's share of them into the sphere of radius one half, others the unit one."""
+    data = shipped_config(preset)["data"]["init_args"]
+    num_rays, foreground_share = num_rays or data["rays_per_batch"], data.get("foreground_share", 0.0)
     generator = torch.Generator().manual_seed(0)
     origins = 3 * F.normalize(torch.randn(num_rays, 3, generator=generator), dim=-1)
     targets = F.normalize(torch.randn(num_rays, 3, generator=generator), dim=-1)
@@ -148,9 +156,10 @@ class StepBenchmark:
         self.optimizer = model.configure_optimizers()["optimizer"]
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # the same work, and every repeat sees the same surface
-        # points, offsets of taps, levels, gradient that comes back
-        self.encoded: tuple[Tensor, Tensor, int, Tensor] | None = None
-        for method in ("forward", "encode_stencil"):
+        self.method = "encode_with_jacobian" if model.gradient == "analytic" else "encode_stencil"
+        # its arguments, and the gradients that come back to what it gave
+        self.encoded: tuple[tuple[Any, ...], list[Tensor]] | None = None
+        for method in ("forward", self.method):
             self.clock.watch(self.grid, method, "encode")
         self.clock.watch(model, "_samples", "sampling")
         self.measured: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -166,27 +175,30 @@ class StepBenchmark:
         self.optimizer.zero_grad()
 
     def record(self) -> None:
-        """A step whose look-ups are kept: the points of the samples, and the gradient of the loss by their features."""
+        """A step whose look-ups are kept: their points, and the gradients of the loss by what they gave."""
+        encode, calls = getattr(self.grid, self.method), []
 
-        encode = self.grid.encode_stencil
+        def keep(*arguments: Any) -> Any:
+            outputs = encode(*arguments)
+            calls.append((arguments, gradients := [None] * len(tuple_of(outputs))))
+            for place, output in enumerate(tuple_of(outputs)):
+                output.register_hook(partial(gradients.__setitem__, place))
+            return outputs
 
-        def keep(*arguments: Any) -> Tensor:
-            features = encode(*arguments)
-            features.register_hook(lambda gradient: setattr(self, "encoded", (*arguments, gradient.detach().clone())))
-            return features
-
-        self.grid.encode_stencil = keep
+        setattr(self.grid, self.method, keep)
         self.step()
-        self.grid.encode_stencil = encode
+        setattr(self.grid, self.method, encode)
+        (self.encoded,) = calls  # one call a step
 
     def measure(self, backend: str) -> None:
         """Add one turn of a backend to what was measured."""
         self.grid.backend = backend
         clock, measured = self.clock, self.measured[backend]
         self.step()  # so that caches hold what this backend left there
-        start = clock.now()
+        start, busy = clock.now(), time.process_time()
         self.step()
         measured["whole step"].append(clock.now() - start)
+        measured["processor"].append((time.process_time() - busy) * 1e3)
 
         clock.is_running = True
         clock.sums.clear()
@@ -195,10 +207,10 @@ class StepBenchmark:
         for name, milliseconds in clock.sums.items():
             measured[name].append(milliseconds)
 
-        *arguments, gradient = self.encoded
-        features = self.grid.encode_stencil(*arguments)
+        arguments, gradients = self.encoded
+        outputs = tuple_of(getattr(self.grid, self.method)(*arguments))
         start = clock.now()
-        features.backward(gradient)
+        torch.autograd.backward(outputs, gradients)
         measured["encode backward"].append(clock.now() - start)
         self.optimizer.zero_grad()
         measured["refresh"].append(self._refresh())
@@ -236,8 +248,13 @@ class StepBenchmark:
             "look-ups in it": (medians["forward/sampling/encode"], 0.0),
             "refresh": (medians["refresh"], 0.0),
             "optimizer": (medians["optimizer"], 0.0),
-            "whole step": (medians["whole step"], 0.0),
+            "whole step": (medians["whole step"], medians["processor"]),
         }
+
+
+def tuple_of(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What an encoding gave, one tensor or two."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def show(name: str, table: dict[str, tuple[float, float]], memory: float) -> None:
@@ -250,7 +267,9 @@ def show(name: str, table: dict[str, tuple[float, float]], memory: float) -> Non
         elif row != "whole step":
             second = f"{backward:13.1f}" if row in ("encode", "networks") else " " * 13
             print(f"{row:18}{forward:12.1f}{second}{(forward + backward) / total:8.1%}")
-    print(f"{'sum of the pieces':18}{total:12.1f}\n{'whole step':18}{table['whole step'][0]:12.1f}   (without refresh)")
+    whole, processor = table["whole step"]
+    print(f"{'sum of the pieces':18}{total:12.1f}")
+    print(f"{'whole step':18}{whole:12.1f}   (without refresh; {processor:.1f} ms of the processor)")
     print(f"peak memory {memory:,.0f} MiB")
 
 
@@ -260,25 +279,35 @@ def main() -> None:
     parser.add_argument("--preset", choices=list(PRESETS), default="demo", help="sizes of this shipped config")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--progress", type=float, default=0.5, help="share of the run that is over")
+    parser.add_argument("--rays", type=int, help="of a step, where not the config's")
+    parser.add_argument(
+        "--gradient", choices=["numerical_4", "numerical_6", "analytic"], help="how the SDF is differentiated"
+    )
+    parser.add_argument("--threads", type=int, help="of PyTorch and the kernels")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--reference", choices=["run", "skip"], default="run", help="the alternative, slow on a CPU")
     arguments = parser.parse_args()
 
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     print(f"{machine(arguments.device)}, median of {arguments.repeats}")
-    benchmark = StepBenchmark(*build(arguments.preset, arguments.device, arguments.progress), arguments.device)
-    model = benchmark.model
+    preset, device = arguments.preset, arguments.device
+    changes = {"gradient": arguments.gradient} if arguments.gradient else {}
+    model = build(preset, device, arguments.progress, **changes)
+    benchmark = StepBenchmark(model, random_rays(preset, device, arguments.rays), device)
     start = benchmark.clock.now()
     model.on_train_batch_start(benchmark.batch, 0)
     benchmark.record()
     seconds = (benchmark.clock.now() - start) / 1e3
-    points, offsets, levels, _ = benchmark.encoded
+    (points, *_), _ = benchmark.encoded
     print(
-        f"configs/{PRESETS[arguments.preset]}.yaml, step {model.at_step:,} of {model.max_steps:,}: "
-        f"{len(benchmark.batch['origins'])} rays, {math.prod(points.shape[:-1]):,} points of {1 + len(offsets)}, "
-        f"{levels} levels, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters\n"
+        f"configs/{PRESETS[preset]}.yaml, step {model.at_step:,} of {model.max_steps:,}, {model.gradient} derivatives: "
+        f"{len(benchmark.batch['origins'])} rays, {math.prod(points.shape[:-1]):,} points, "
+        f"{model.active_levels(model.at_step)} levels, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters\n"
         f"first step, with compilation or loading from its cache: {seconds:.1f} s"
     )
-    fast = FAST[arguments.device]
+    fast = FAST[device]
     backends = [fast] if arguments.reference == "skip" else [fast, "reference"]
     for _ in range(arguments.repeats):
         for backend in backends:
@@ -287,7 +316,8 @@ def main() -> None:
     for backend, table in tables.items():
         show(backend, table, benchmark.peak_memory(backend))
     if "reference" in tables:
-        ratios = [(row, sum(tables["reference"][row]) / sum(tables[fast][row])) for row in ("encode", "whole step")]
+        ratios = [("encode", sum(tables["reference"]["encode"]) / sum(tables[fast]["encode"]))]
+        ratios += [("whole step", tables["reference"]["whole step"][0] / tables[fast]["whole step"][0])]
         print(f"\n{fast} is faster than reference by {', '.join(f'{ratio:.1f} ({row})' for row, ratio in ratios)}")
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,8 @@ def table(growth: Growth, sizes: Sequence[int], rows: Sequence[dict[str, float]]
 
 def plot(growth: Growth, sizes: Sequence[int], rows: Sequence[dict[str, float]], path: Path, caption: str) -> None:
     """Write the plot, both axes logarithmic, a dotted line where a cost in proportion to the axis would run."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise SystemExit('error: --plot needs matplotlib; pip install -e ".[bench]"') from error
+    import matplotlib
+
     matplotlib.use("Agg")
     # the same figures give the same file, and letters stay letters, which takes a third of the room
     matplotlib.rcParams |= {"svg.hashsalt": growth.title, "svg.fonttype": "none"}
@@ -127,6 +126,8 @@ def run(growth: Growth, arguments: Sequence[str] | None = None, description: str
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="an .svg or .png")
     given = parser.parse_args(arguments)
+    if given.plot and find_spec("matplotlib") is None:  # before minutes of measuring
+        parser.error('--plot needs matplotlib; pip install -e ".[bench]"')
     sizes = given.sizes or (growth.small if given.small else growth.sizes)
     repeats = given.repeats or (1 if given.small else growth.repeats)
     caption = f"{machine('cpu')}, fastest of {repeats}"

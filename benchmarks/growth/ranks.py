@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.growth.axis import Growth, Turn, run
-from benchmarks.growth.step import demo_model, demo_rays
+from benchmarks.neuralangelo_step import build, random_rays
 from tests.ranks import on_ranks, printed
 
 NUM_STEPS = 8
@@ -43,7 +43,7 @@ def train(rank: int, num_ranks: int, num_rays: int) -> None:
     """Take steps with and without averaging in turn; the first rank leaves seconds of both in ``seconds.json``."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    model, batch = demo_model(), demo_rays(num_rays)
+    model, batch = build("demo", "cpu"), random_rays("demo", "cpu", num_rays)
     optimizer = model.configure_optimizers()["optimizer"]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

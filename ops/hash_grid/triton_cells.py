@@ -22,11 +22,18 @@ def locate(coordinate, cube_ptr, scale, last_cell):
 
 
 @triton.jit
-def locate_points(points_ptr, n, is_point, cube_ptr, scale, last_cell):
-    """:func:`locate` on each axis of points ``n``: three cells, three positions, three slopes."""
+def load_points(points_ptr, n, is_point):
+    """Coordinates of points ``n``, zero where there is none."""
     x = tl.load(points_ptr + 3 * n, mask=is_point, other=0.0)
     y = tl.load(points_ptr + 3 * n + 1, mask=is_point, other=0.0)
     z = tl.load(points_ptr + 3 * n + 2, mask=is_point, other=0.0)
+    return x, y, z
+
+
+@triton.jit
+def locate_points(points_ptr, n, is_point, cube_ptr, scale, last_cell):
+    """:func:`locate` on each axis of points ``n``: three cells, three positions, three slopes."""
+    x, y, z = load_points(points_ptr, n, is_point)
     i, x, dx = locate(x, cube_ptr, scale, last_cell)
     j, y, dy = locate(y, cube_ptr, scale, last_cell)
     k, z, dz = locate(z, cube_ptr, scale, last_cell)

@@ -7,15 +7,7 @@ backwards, what centre and taps give to a corner of that cell is summed before t
 import triton
 import triton.language as tl
 
-from ops.hash_grid.triton_cells import element_of, load_level, locate, weights_of
-
-
-@triton.jit
-def _load_points(points_ptr, n, is_point):
-    x = tl.load(points_ptr + 3 * n, mask=is_point, other=0.0)
-    y = tl.load(points_ptr + 3 * n + 1, mask=is_point, other=0.0)
-    z = tl.load(points_ptr + 3 * n + 2, mask=is_point, other=0.0)
-    return x, y, z
+from ops.hash_grid.triton_cells import element_of, load_level, load_points, locate, weights_of
 
 
 @triton.jit
@@ -58,7 +50,7 @@ def encode_stencil_kernel(
     f = tl.arange(0, F)[None, :]
     scale = tl.load(scales_ptr + level)
     resolution, offset, mask = load_level(levels_ptr + 3 * level)
-    center_x, center_y, center_z = _load_points(points_ptr, n, is_point)
+    center_x, center_y, center_z = load_points(points_ptr, n, is_point)
     center = _locate_tap(center_x, center_y, center_z, offsets_ptr, 0, cube_ptr, scale, resolution - 2)
     shared = ()  # joined by plus below, as Triton knows no star
     for corner in tl.static_range(8):
@@ -100,7 +92,7 @@ def scatter_stencil_kernel(
     f = tl.arange(0, F)[None, :]
     scale = tl.load(scales_ptr + level)
     resolution, offset, mask = load_level(levels_ptr + 3 * level)
-    center_x, center_y, center_z = _load_points(points_ptr, n, is_point)
+    center_x, center_y, center_z = load_points(points_ptr, n, is_point)
     center = _locate_tap(center_x, center_y, center_z, offsets_ptr, 0, cube_ptr, scale, resolution - 2)
     shared = ()
     for _ in tl.static_range(8):
