@@ -46,6 +46,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from benchmarks.machine import forget_peak_memory, machine, peak_memory_mib
+from callbacks.compiled import compile_networks
 from methods.neuralangelo import Neuralangelo
 from ops.types import RayBatch
 
@@ -284,6 +285,7 @@ def main() -> None:
         "--gradient", choices=["numerical_4", "numerical_6", "analytic"], help="how the SDF is differentiated"
     )
     parser.add_argument("--threads", type=int, help="of PyTorch and the kernels")
+    parser.add_argument("--compile", nargs="+", default=[], metavar="NETWORK", help="such as color_network")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--reference", choices=["run", "skip"], default="run", help="the alternative, slow on a CPU")
     arguments = parser.parse_args()
@@ -294,6 +296,7 @@ def main() -> None:
     preset, device = arguments.preset, arguments.device
     changes = {"gradient": arguments.gradient} if arguments.gradient else {}
     model = build(preset, device, arguments.progress, **changes)
+    compile_networks(model, arguments.compile)
     benchmark = StepBenchmark(model, random_rays(preset, device, arguments.rays), device)
     start = benchmark.clock.now()
     model.on_train_batch_start(benchmark.batch, 0)
@@ -303,7 +306,7 @@ def main() -> None:
     print(
         f"configs/{PRESETS[preset]}.yaml, step {model.at_step:,} of {model.max_steps:,}, {model.gradient} derivatives: "
         f"{len(benchmark.batch['origins'])} rays, {math.prod(points.shape[:-1]):,} points, "
-        f"{model.active_levels(model.at_step)} levels, "
+        f"{model.coarse_to_fine.active_levels(model.at_step)} levels, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters\n"
         f"first step, with compilation or loading from its cache: {seconds:.1f} s"
     )

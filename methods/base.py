@@ -48,7 +48,9 @@ class Method(LightningModule):
         """Optimizer steps taken, also under ``test`` and ``predict``, where Lightning's ``global_step`` is 0."""
         return max(self.global_step, self._loaded_step)
 
-    def log_training(self, batch_idx: int, terms: Mapping[str, Tensor], others: Mapping[str, float | Tensor]) -> None:
+    def log_training(
+        self, batch_idx: int, terms: Mapping[str, Tensor], others: Mapping[str, float | Tensor] | None = None
+    ) -> None:
         """Log a training step where that is due: Lightning's ``log`` would take as long as a tenth of a short step.
 
         Args:
@@ -61,7 +63,8 @@ class Method(LightningModule):
         # loggers write in the steps after which a whole number of intervals has passed
         if batch_idx == 0 or (self.global_step + 1) % every == 0:
             self.log_dict(self.terms, prog_bar=True)
-            self.log_dict({f"train/{name}": value for name, value in others.items()})
+            if others:
+                self.log_dict({f"train/{name}": value for name, value in others.items()})
 
     @abstractmethod
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:

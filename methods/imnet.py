@@ -241,7 +241,7 @@ class IMNetAutoencoder(ObjectMethod):
         """Mean squared error of the occupancies of query points."""
         predicted = self.decoder(batch["query_points"], self.code(batch))
         loss = occupancy_squared_error(predicted, batch["query_occupancy"])
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training(batch_idx, {"loss": loss})
         return loss
 
     def validation_step(self, batch: ObjectBatch, batch_idx: int) -> None:
@@ -367,7 +367,7 @@ class IMNetSVR(IMNetAutoencoder):
     def training_step(self, batch: ObjectBatch, batch_idx: int) -> Tensor:
         """Mean squared difference between the codes of image and voxels."""
         loss = self._code_error(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training(batch_idx, {"loss": loss})
         return loss
 
     def validation_step(self, batch: ObjectBatch, batch_idx: int) -> None:

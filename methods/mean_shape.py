@@ -69,7 +69,7 @@ class MeanShape(Method):
             truth = batch["surface_points"]
             to_truth, to_points = chamfer(self.constant.expand(len(truth), -1, -1), truth, squared=True)
             loss = ((to_truth + to_points) / 2).mean()
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training(batch_idx, {"loss": loss})
         return loss
 
     def validation_step(self, batch: ObjectBatch, batch_idx: int) -> Reconstruction:

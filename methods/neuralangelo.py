@@ -13,7 +13,6 @@ Letters: R rays; S samples a ray; H hidden features; A features of the awake lev
 network: 365.4 M table parameters and about 1.1 M in the networks.
 """
 
-import math
 from typing import Literal, TypedDict
 
 import torch
@@ -26,13 +25,12 @@ from losses.patches import patch_loss
 from losses.surfaces import curvature, eikonal, zero_at_points
 from methods.appearance import Exposure, PhotographCodes
 from methods.base import Method
+from methods.coarse_to_fine import CoarseToFine
 from methods.fields import BackgroundNetwork, ColorNetwork, SDFNetwork
-from ops.cameras import pixel_centers, pixel_rays
-from ops.chunks import map_chunks
+from methods.views import render_views
 from ops.encodings import spherical_harmonics
 from ops.hash_grid.grid import HashGrid
 from ops.isosurface import extract_surface
-from ops.ranks import map_on_ranks
 from ops.rays import points_along, unit_sphere_intersection
 from ops.rendering import composite_sections, surface_alpha
 from ops.sampling import hierarchical_distances, sections
@@ -198,27 +196,31 @@ class Neuralangelo(Method):
         self.s_scale = s_scale
         self.sdf_grid = SdfGrid(occupancy_resolution) if occupancy_resolution else None
 
-        self.background, self.gradient, self.epsilon_in_cells = background, gradient, epsilon_in_cells
-        self.bound, self.base_resolution, self.num_levels = bound, base_resolution, num_levels
-        self.level_growth = (finest_resolution / base_resolution) ** (1 / max(num_levels - 1, 1))
-        self.num_coarse_samples, self.num_fine_samples, self.num_rounds = (
-            num_coarse_samples,
-            num_fine_samples,
-            num_rounds,
+        self.coarse_to_fine = CoarseToFine(
+            num_levels=num_levels,
+            base_resolution=base_resolution,
+            finest_resolution=finest_resolution,
+            bound=bound,
+            initial_levels=initial_levels,
+            warmup_steps=max(round(warmup_fraction * max_steps), 1),
+            steps_per_level=max(round(level_fraction * max_steps), 1),
+            epsilon_in_cells=epsilon_in_cells,
+            largest_curvature_weight=curvature_weight,
+            anneal_steps=anneal_fraction * max_steps,
         )
+        self.background, self.gradient = background, gradient
+        self.num_coarse_samples, self.num_fine_samples = num_coarse_samples, num_fine_samples
+        self.num_rounds = num_rounds
         self.sampling_dtype, self.num_background_samples = getattr(torch, sampling_dtype), num_background_samples
         self.num_grid_samples, self.num_grid_eval_samples = num_grid_samples, num_grid_eval_samples
         self.occupancy_every = occupancy_every
-        self.eikonal_weight, self.max_curvature_weight = eikonal_weight, curvature_weight
+        self.eikonal_weight = eikonal_weight
         self.mask_weight, self.mask_floor = mask_weight, mask_floor
         self.max_sparse_weight, self.sparse_schedule = sparse_weight, sparse_schedule
         self.sparse_loss, self.huber_delta = sparse_loss, huber_delta
         self.max_patch_weight, self.patch_schedule = patch_weight, patch_schedule
         self.patch_size, self.patch_best, self.patch_rays = patch_size, patch_best, patch_rays
         self.inside_out, self.num_images = inside_out, num_images
-        self.initial_levels, self.anneal_fraction = initial_levels, anneal_fraction
-        self.warmup_steps = max(round(warmup_fraction * max_steps), 1)
-        self.steps_per_level = max(round(level_fraction * max_steps), 1)
         self.mesh_resolution, self.mesh_largest_only = mesh_resolution, mesh_largest_only
         self.eval_chunk_size = eval_chunk_size
 
@@ -230,27 +232,6 @@ class Neuralangelo(Method):
         photographs = {"source_images"} if self.max_patch_weight else set()
         return frozenset({"rays"} | masks | points | photographs)
 
-    def annealed_levels(self, step: int) -> int:
-        """Levels that the schedule has reached; it sets the taps and the curvature weight."""
-        return min(max((step - self.warmup_steps) // self.steps_per_level, 1), self.num_levels)
-
-    def active_levels(self, step: int) -> int:
-        """Levels of the grid that are awake."""
-        return min(max(self.initial_levels, self.annealed_levels(step)), self.num_levels)
-
-    def epsilon(self, step: int) -> float:
-        """Distance of the taps, normalised unit; a quarter of the reached level's cell in the paper's code."""
-        level = self.annealed_levels(step) - 1
-        # the rounding is the paper's code's; the nudge keeps an exact integer from falling below itself
-        resolution = math.floor(self.base_resolution * self.level_growth**level + 1e-6) + 1
-        return self.epsilon_in_cells * 2 * self.bound / resolution
-
-    def curvature_weight(self, step: int) -> float:
-        """Rises over the warm-up, then falls with every level as the taps come closer."""
-        if step <= self.warmup_steps:
-            return self.max_curvature_weight * step / self.warmup_steps
-        return self.max_curvature_weight / self.level_growth ** (self.annealed_levels(step) - 1)
-
     def sparse_weight(self, step: int) -> float:
         """Weight of the sparse-point loss."""
         return self.max_sparse_weight * (self.sparse_schedule(step / self.max_steps) if self.sparse_schedule else 1.0)
@@ -258,10 +239,6 @@ class Neuralangelo(Method):
     def patch_weight(self, step: int) -> float:
         """Weight of the patch consistency loss."""
         return self.max_patch_weight * (self.patch_schedule(step / self.max_steps) if self.patch_schedule else 1.0)
-
-    def cosine_ratio(self, step: int) -> float:
-        """Progress of the annealing of back-facing opacity, from 0 to 1."""
-        return min(step / (self.anneal_fraction * self.max_steps), 1.0) if self.anneal_fraction else 1.0
 
     @property
     def inv_s(self) -> Tensor:
@@ -295,7 +272,9 @@ class Neuralangelo(Method):
 
         # opacities are differences of sigmoids: in the rays' own precision, also where autocast lowered the network's
         sdf, gradient = sdf.to(distances), gradient.to(distances)
-        alpha = surface_alpha(sdf, gradient, directions[index], lengths, self.inv_s, self.cosine_ratio(step))  # (M, S)
+        alpha = surface_alpha(
+            sdf, gradient, directions[index], lengths, self.inv_s, self.coarse_to_fine.cosine_ratio(step)
+        )  # (M, S)
         normals = F.normalize(gradient, dim=-1)
         harmonics = spherical_harmonics(directions)
         code = self._appearance_code(image_index, len(origins))
@@ -343,7 +322,7 @@ class Neuralangelo(Method):
 
         def sdf_at(distances: Tensor) -> Tensor:
             points = points_along(origins, directions, distances)
-            return self.sdf_network(points, self.active_levels(step), self.sampling_dtype).to(distances)
+            return self.sdf_network(points, self.coarse_to_fine.active_levels(step), self.sampling_dtype).to(distances)
 
         distances = hierarchical_distances(
             sdf_at, near, far, self.num_coarse_samples, self.num_fine_samples, self.num_rounds, generator
@@ -351,11 +330,11 @@ class Neuralangelo(Method):
         return distances, sections(distances, far), torch.ones_like(near, dtype=torch.bool)
 
     def _surface(self, points: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        levels = self.active_levels(step)
+        levels = self.coarse_to_fine.active_levels(step)
         if self.gradient == "analytic":
             return self.sdf_network.with_analytic_derivatives(points, levels)
         num_taps = 4 if self.gradient == "numerical_4" else 6
-        return self.sdf_network.with_numerical_derivatives(points, levels, num_taps, self.epsilon(step))
+        return self.sdf_network.with_numerical_derivatives(points, levels, num_taps, self.coarse_to_fine.epsilon(step))
 
     def _appearance_code(self, image_index: Tensor | None, num_rays: int) -> Tensor:
         if self.appearance is None:
@@ -403,7 +382,7 @@ class Neuralangelo(Method):
             )
         if self.sdf_grid is not None and self.global_step % self.occupancy_every == 0:
             is_full = self.global_step % (10 * self.occupancy_every) == 0
-            levels = self.active_levels(self.global_step)
+            levels = self.coarse_to_fine.active_levels(self.global_step)
             self.sdf_grid.update(
                 lambda points: self.sdf_network(points, levels, self.sampling_dtype), band=None if is_full else 4
             )
@@ -423,13 +402,15 @@ class Neuralangelo(Method):
             "curvature": curvature(rays["laplacian"], num_samples),
         }
         loss = (
-            terms["color"] + self.eikonal_weight * terms["eikonal"] + self.curvature_weight(step) * terms["curvature"]
+            terms["color"]
+            + self.eikonal_weight * terms["eikonal"]
+            + self.coarse_to_fine.curvature_weight(step) * terms["curvature"]
         )
         if self.mask_weight:
             terms["mask"] = mask_cross_entropy(rays["log_transmittance"], batch["ray_masks"], self.mask_floor)
             loss = loss + self.mask_weight * terms["mask"]
         if sparse_weight := self.sparse_weight(step):
-            sdf = self.sdf_network(batch["sparse_points"], self.active_levels(step))
+            sdf = self.sdf_network(batch["sparse_points"], self.coarse_to_fine.active_levels(step))
             terms["sparse"] = zero_at_points(sdf, self.sparse_loss, self.huber_delta)
             loss = loss + sparse_weight * terms["sparse"]
         if patch_weight := self.patch_weight(step):
@@ -442,10 +423,10 @@ class Neuralangelo(Method):
         """What changes as the run goes on, and the sharpness that it leads to."""
         schedules = {
             "inv_s": self.inv_s.detach(),
-            "active_levels": float(self.active_levels(step)),
-            "epsilon": self.epsilon(step),
-            "curvature_weight": self.curvature_weight(step),
-            "cosine_ratio": self.cosine_ratio(step),
+            "active_levels": float(self.coarse_to_fine.active_levels(step)),
+            "epsilon": self.coarse_to_fine.epsilon(step),
+            "curvature_weight": self.coarse_to_fine.curvature_weight(step),
+            "cosine_ratio": self.coarse_to_fine.cosine_ratio(step),
         }
         if self.max_sparse_weight:
             schedules["sparse_weight"] = self.sparse_weight(step)
@@ -480,38 +461,12 @@ class Neuralangelo(Method):
     @torch.no_grad()
     def render(self, batch: ObjectBatch) -> Renders:
         """The views of the batch, at the size of its images."""
-        if "images" not in batch:
-            return {}
-        height, width = batch["images"].shape[-2:]
-        pixels = pixel_centers(height, width, device=batch["images"].device)
-        num_objects, num_views = batch["images"].shape[:2]
-        cameras = [
-            (batch["intrinsics"][b, v], batch["camera_to_world"][b, v])
-            for b in range(num_objects)
-            for v in range(num_views)
-        ]
-        grid = (num_objects, num_views, height, width)
-        # all ranks are shown the same scene, so each renders a share of its views
-        views = map_on_ranks(lambda camera: self._render_view(pixels, *camera), cameras)
-        stacked = {name: torch.stack([view[name] for view in views]) for name in views[0]}
-        return {
-            "images": stacked["color"].view(*grid, 3).movedim(-1, -3).clamp(0, 1),
-            "opacity": 1 - stacked["transmittance"].view(grid),
-            "depth": stacked["depth"].view(grid),
-            "normals": stacked["normal"].view(*grid, 3).movedim(-1, -3),
-        }
-
-    def _render_view(self, pixels: Tensor, intrinsics: Tensor, camera_to_world: Tensor) -> dict[str, Tensor]:
-        def render_pixels(pixels: Tensor) -> dict[str, Tensor]:
-            rays = self.render_rays(*pixel_rays(pixels, intrinsics, camera_to_world), self.step)
-            return {name: rays[name] for name in ("color", "transmittance", "depth", "normal")}
-
-        return map_chunks(render_pixels, pixels, chunk_size=self.eval_chunk_size)
+        return render_views(lambda *rays: self.render_rays(*rays, self.step), batch, self.eval_chunk_size)
 
     @torch.no_grad()
     def reconstruct(self, batch: ObjectBatch) -> list[Shape]:
         """The zero level set inside the unit sphere, coloured as seen along its normals; one scene, so one shape."""
-        levels = self.active_levels(self.step)
+        levels = self.coarse_to_fine.active_levels(self.step)
         shape = extract_surface(
             lambda points: self.sdf_network(points, levels),
             self.mesh_resolution,

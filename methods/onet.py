@@ -169,8 +169,7 @@ class OccupancyNetwork(ObjectMethod):
             terms["kl"] = gaussian_kl(mean, log_std)
         terms["cross_entropy"] = occupancy_cross_entropy(self.decoder(points, code), occupancy)
         loss = sum(terms.values())
-        logged = {f"train/{name}": term.detach() for name, term in ({"loss": loss} | terms).items()}
-        self.log_dict(logged, prog_bar=True)
+        self.log_training(batch_idx, {"loss": loss} | terms)
         return loss
 
     def validation_step(self, batch: ObjectBatch, batch_idx: int) -> None:

@@ -302,7 +302,7 @@ class PSGN(ObjectMethod):
         distances = self._distance(points, truth.repeat(self.min_of, 1, 1), generator).unflatten(0, (self.min_of, -1))
         distance = distances.amin(0).mean()
         loss = self.loss_weight * distance
-        self.log_dict({"train/loss": loss.detach(), f"train/{self.loss}": distance.detach()}, prog_bar=True)
+        self.log_training(batch_idx, {"loss": loss, self.loss: distance})
         return loss
 
     def _distance(self, points: Tensor, truth: Tensor, generator: torch.Generator | None) -> Tensor:

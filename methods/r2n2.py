@@ -349,8 +349,8 @@ class R2N2(ObjectMethod):
         loss = voxel_cross_entropy(self(batch["images"]), batch["voxels"], reduction=self.reduction)
         # the paper's tables give the mean, whatever was back-propagated
         mean = loss / RESOLUTION**3 if self.reduction == "sum" else loss
-        self.log_dict({"train/loss": loss.detach(), "train/cross_entropy": mean.detach()}, prog_bar=True)
-        self.log("train/num_views", float(batch["images"].shape[1]))
+        terms = {"loss": loss, "cross_entropy": mean}
+        self.log_training(batch_idx, terms, {"num_views": float(batch["images"].shape[1])})
         return loss
 
     def validation_step(self, batch: ObjectBatch, batch_idx: int) -> Reconstruction:

@@ -116,7 +116,7 @@ def test_test_scores_the_mesh_of_the_trained_step(place, straight, monkeypatch):
     monkeypatch.chdir(place)
     cli = main(["test", "--ckpt_path", str(straight / "checkpoints/last.ckpt")])
     assert cli.model.step == STEPS
-    assert cli.model.active_levels(cli.model.step) == 8  # step 0 would mesh with four
+    assert cli.model.coarse_to_fine.active_levels(cli.model.step) == 8  # step 0 would mesh with four
     (row,) = csv.DictReader((straight / "test/objects.csv").open())
     mesh = trimesh.load(straight / "test/shapes/statue.ply", process=False)
     assert int(row["num_vertices"]) == len(mesh.vertices) > 100

@@ -75,11 +75,11 @@ def test_schedules_hold_the_published_table():
         (499_999, 16, 16, 2049, 7.8125e-6, 1),
     ]
     for step, annealed, active, resolution, curvature_weight, cosine_ratio in table:
-        assert model.annealed_levels(step) == annealed, step
-        assert model.active_levels(step) == active, step
-        assert 1 / model.epsilon(step) == pytest.approx(resolution), step
-        assert model.curvature_weight(step) == pytest.approx(curvature_weight), step
-        assert model.cosine_ratio(step) == pytest.approx(cosine_ratio), step
+        assert model.coarse_to_fine.annealed_levels(step) == annealed, step
+        assert model.coarse_to_fine.active_levels(step) == active, step
+        assert 1 / model.coarse_to_fine.epsilon(step) == pytest.approx(resolution), step
+        assert model.coarse_to_fine.curvature_weight(step) == pytest.approx(curvature_weight), step
+        assert model.coarse_to_fine.cosine_ratio(step) == pytest.approx(cosine_ratio), step
     rates = {0: 0, 2_500: 5e-4, 5_000: 1e-3, 300_000: 1e-3, 300_001: 1e-4, 400_001: 1e-5}
     for step, rate in rates.items():
         assert 1e-3 * model.lr_schedule(step / model.max_steps) == pytest.approx(rate), step
@@ -87,7 +87,7 @@ def test_schedules_hold_the_published_table():
 
 def test_a_shorter_run_goes_through_the_same_schedules():
     with torch.device("meta"):
-        full, short = Neuralangelo(), Neuralangelo(max_steps=5_000)
+        full, short = Neuralangelo().coarse_to_fine, Neuralangelo(max_steps=5_000).coarse_to_fine
     for step in range(0, 5_000, 25):
         for name in ("active_levels", "epsilon", "curvature_weight", "cosine_ratio"):
             assert getattr(short, name)(step) == pytest.approx(getattr(full, name)(100 * step)), (name, step)
