@@ -9,8 +9,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import all as every
+from benchmarks.alternatives import NeusStyle
 from benchmarks.growth import axis, extraction, objects, pages, rays
 from benchmarks.growth.axis import Growth
 
@@ -70,6 +72,22 @@ def test_a_plot_is_small_and_says_axis_unit_and_machine(tmp_path):
     assert len(content) < 60_000
     for text in ("edge", "m²", "Squares", "2026-01-01, a machine"):
         assert text in content
+
+
+@pytest.mark.parametrize("occupancy_resolution", [0, 8])
+def test_the_mlp_that_is_compared_takes_a_step_that_reaches_all_of_it(occupancy_resolution, generator):
+    model = NeusStyle(
+        mlp_size=48, gradient="analytic", curvature_weight=0.0, background="black", max_steps=10, num_levels=2,
+        log2_table_size=8, base_resolution=4, finest_resolution=8, sdf_hidden_size=8, color_hidden_size=8,
+        color_layers=1, occupancy_resolution=occupancy_resolution, num_coarse_samples=8, num_fine_samples=4,
+    )  # fmt: skip
+    model.log_dict = lambda *_, **__: None
+    origins = torch.nn.functional.normalize(torch.randn(16, 3, generator=generator), dim=-1) * 2
+    batch = {"origins": origins, "directions": -origins / 2, "colors": torch.rand(16, 3, generator=generator)}
+    model.on_train_batch_start(batch, 0)
+    model.training_step(batch, 0).backward()
+    assert all(p.grad.isfinite().all() for p in model.sdf_network.parameters())
+    assert all(p.grad.abs().sum() > 0 for n, p in model.sdf_network.named_parameters() if "bias" not in n)
 
 
 def test_a_section_of_the_page_is_renewed_and_the_rest_stays():
