@@ -62,6 +62,7 @@ ON_CUDA: dict[str, list[str]] = {
 
 LEFT_OUT = {
     "speed_ups": "trains for a minute a row: python benchmarks/speed_ups.py",
+    "peers": "needs checkouts of public code: python -m benchmarks.peers --help",
     "supervision": "needs a scan of DTU: python benchmarks/supervision.py --root DTU",
 }
 

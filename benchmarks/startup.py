@@ -1,6 +1,6 @@
 """How long until something happens: the help, and the first training step, and what dominates.
 
-    python -m benchmarks.startup                     three turns each, and the first step with a cold cache of numba
+    python -m benchmarks.startup                     three turns each, and the first step with and without caches
     python -m benchmarks.startup --small             one turn each, without the first step
 
 Every command is a process of its own. Imports are those of ``main.py --help``, by ``python -X importtime``, which
@@ -91,10 +91,11 @@ def main() -> None:
             times[name].append(command_seconds(words))
     if not arguments.small:
         with tempfile.TemporaryDirectory() as folder:
-            for cache in ("cold", *["warm"] * repeats):
-                name = f"fit of one step, {cache} cache of numba"
-                words = [*FIRST_STEP, "--run_root", folder]
-                times[name].append(command_seconds(words, NUMBA_CACHE_DIR=f"{folder}/numba"))
+            words = [*FIRST_STEP, "--run_root", folder, f"--data.init_args.root={folder}/data"]
+            turns = [("photographs made, kernels compiled", "first"), ("kernels compiled", "second")]
+            for name, cache in [*turns, *[("both at hand", "second")] * repeats]:
+                seconds = command_seconds(words, NUMBA_CACHE_DIR=f"{folder}/{cache}")
+                times[f"fit of one step, {name}"].append(seconds)
     for name, turns in times.items():
         wall, cpu = map(min, zip(*turns, strict=True))
         print(f"{name:52}{wall:8.2f}{cpu:8.2f}")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import all as every
+from benchmarks import peers
 from benchmarks.alternatives import NeusStyle
 from benchmarks.growth import axis, extraction, objects, pages, rays
 from benchmarks.growth.axis import Growth
@@ -115,3 +116,14 @@ def test_the_help_loads_no_module_that_only_a_run_needs():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout, done.stdout[-300:]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "name at least one checkout"), (["--onet", "nowhere"], "nowhere: no such folder; expected a checkout")],
+)
+def test_public_code_is_asked_for_by_its_folder(words, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["peers", *words])
+    with pytest.raises(SystemExit):
+        peers.main()
+    assert message in capsys.readouterr().err
