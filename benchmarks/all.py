@@ -25,7 +25,6 @@ BENCHMARKS: dict[str, list[str]] = {
     "hash_grid": ["--cases", "demo", "--repeats", "3"],
     "neuralangelo_step": ["--repeats", "3"],
     "time_to_quality": ["--scenes", "statue", "--steps", "250"],
-    "alternatives": ["--seconds", "12", "--only", "ours", "plain torch", "MLP"],
     "extraction": ["--resolution", "512"],
     "mise": ["--steps", "1", "2", "--fields", "sphere", "chair"],
     "chamfer": ["--points", "1024", "4096", "--repeats", "2"],
@@ -62,6 +61,7 @@ ON_CUDA: dict[str, list[str]] = {
 
 LEFT_OUT = {
     "speed_ups": "trains for a minute a row: python benchmarks/speed_ups.py",
+    "alternatives": "trains for minutes each: python benchmarks/alternatives.py",
     "peers": "needs checkouts of public code: python -m benchmarks.peers --help",
     "supervision": "needs a scan of DTU: python benchmarks/supervision.py --root DTU",
 }

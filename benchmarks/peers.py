@@ -35,6 +35,7 @@ from benchmarks.shape_steps import seconds, step_of
 
 Batch = dict[str, Tensor]
 Loss = Callable[[], Tensor]
+NUM_INPUT_POINTS = 300  # of configs/pointcloud/onet.yaml there
 FORMS = {"half": False, "channels_last": False, "compiled": False, "is_small": False}
 
 
@@ -60,7 +61,7 @@ def onet(name: str, root: Path, batch: Batch) -> tuple[nn.Module, Loss]:
         encoder, inputs = conv.Resnet18(c_dim=256), batch["images"][:, 0]
     elif name == "onet_points":
         encoder = import_module("im2mesh.encoder.pointnet").ResnetPointnet(c_dim=512, hidden_dim=512)
-        inputs = batch["surface_points"]
+        inputs = batch["surface_points"][:, :NUM_INPUT_POINTS]  # ours draws as many
     else:
         encoder, inputs = import_module("im2mesh.encoder.voxels").VoxelEncoder(c_dim=256), batch["voxels"].float()
     decoder = models.decoder_dict["cbatchnorm"](z_dim=0, c_dim=512 if name == "onet_points" else 256)
