@@ -102,6 +102,11 @@ def plot(growth: Growth, sizes: Sequence[int], rows: Sequence[dict[str, float]],
     axes.xaxis.set_minor_formatter(NullFormatter())
     for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "125" else ""))
+    # at least from a labelled tick to the next one, 1, 2, 5, 10 and so on
+    low, high = axes.get_ylim()
+    labelled = [digit * 10.0**k for k in range(-9, 9) for digit in (1, 2, 5)]
+    if sum(low <= value <= high for value in labelled) < 2:
+        axes.set_ylim(max(v for v in labelled if v < low) * 0.95, min(v for v in labelled if v > high) * 1.05)
     axes.set(title=growth.title, xlabel=growth.axis, ylabel=growth.unit)
     axes.grid(which="major", alpha=0.3)
     axes.legend(frameon=False)
